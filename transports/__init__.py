@@ -1,0 +1,35 @@
+"""kombu transports with the full semantics of a broker, for Celery and for plain kombu.
+
+Importing this package registers the URL schemes ``liap-memory`` and ``liap-priority``. The README's capability table
+says what each transport honours.
+"""
+
+from kombu.transport import TRANSPORT_ALIASES
+
+from transports.brokers import get_broker, reset_broker
+from transports.capabilities import CAPABILITIES, Capabilities, Support
+from transports.engine import Clock, SystemClock, VirtualClock
+from transports.errors import BrokerUnavailableError, InvalidArgumentError, QueueFullError, TransportError
+
+__all__ = [
+    # brokers
+    "get_broker",
+    "reset_broker",
+    # capabilities
+    "CAPABILITIES",
+    "Capabilities",
+    "Support",
+    # time
+    "Clock",
+    "SystemClock",
+    "VirtualClock",
+    # errors
+    "BrokerUnavailableError",
+    "InvalidArgumentError",
+    "QueueFullError",
+    "TransportError",
+]
+
+# A new transport is one row here, its module, and its column in capabilities.py.
+TRANSPORT_ALIASES["liap-memory"] = "transports.in_process:MemoryTransport"
+TRANSPORT_ALIASES["liap-priority"] = "transports.in_process:PriorityTransport"

@@ -1,0 +1,118 @@
+"""A message, and its place in one queue.
+
+A :class:`Message` is what was published: immutable and shared by every queue it was routed to. An
+:class:`Entry` is one queue's hold on it: position, deadline, state. One publish to ten queues makes one
+message and ten entries; the body is never copied and never encoded.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transports.engine.errors import InvalidArgument, precondition_failed
+
+__all__ = ["DELAYED", "GONE", "READY", "UNACKED", "Entry", "Message"]
+
+# The state of an entry. Exactly one holds at any moment; GONE is final.
+READY, UNACKED, DELAYED, GONE = range(4)
+
+MAX_DELAY_MS = 2**32 - 1
+MAX_PRIORITY = 255
+
+
+class Message:
+    """What was published: body, properties, headers, and where to.
+
+    body: bytes, as the publisher sent them. headers: dict or None, owned by the message. properties: AMQP basic
+    properties except headers (content_type, correlation_id, ...), owned by the message.
+    Derived: ``priority`` 0..255, ``ttl`` seconds or None (property ``expiration``, a string of milliseconds),
+    ``delay`` seconds (header ``x-delay``, int milliseconds; the header is taken off), ``size`` body bytes.
+    Raises InvalidArgument for a priority or delay out of range, ChannelRefusal(406) for a bad expiration as
+    RabbitMQ does.
+    """
+
+    __slots__ = (
+        "body",
+        "delay",
+        "exchange",
+        "headers",
+        "priority",
+        "properties",
+        "routing_key",
+        "size",
+        "ttl",
+    )
+
+    def __init__(
+        self,
+        body: bytes,
+        properties: dict[str, Any],
+        headers: dict[str, Any] | None,
+        exchange: str,
+        routing_key: str,
+    ) -> None:
+        self.body = body
+        self.properties = properties
+        self.headers = headers
+        self.exchange = exchange
+        self.routing_key = routing_key
+        self.size = len(body)
+        self.ttl: float | None = None
+        self.delay = 0.0
+        priority = properties.get("priority")
+        if priority is None:
+            self.priority = 0
+        elif isinstance(priority, int) and 0 <= priority <= MAX_PRIORITY and priority is not True:
+            self.priority = priority
+        else:
+            raise InvalidArgument("priority", priority, f"an integer from 0 to {MAX_PRIORITY}")
+        expiration = properties.get("expiration")
+        if expiration is not None:
+            self.ttl = parse_expiration(expiration)
+        if headers and "x-delay" in headers:
+            self.delay = parse_delay(headers.pop("x-delay"))
+
+    def redirected(
+        self, exchange: str, routing_key: str, headers: dict[str, Any], properties: dict[str, Any]
+    ) -> Message:
+        """Return the same body addressed elsewhere (used for dead letters)."""
+        return Message(self.body, properties, headers, exchange, routing_key)
+
+
+def parse_expiration(value: Any) -> float:
+    """Return seconds for an AMQP ``expiration`` property: a string of whole milliseconds, 0 or more."""
+    text = value if isinstance(value, str) else None
+    if text is None or not (text.isascii() and text.isdigit()):
+        raise precondition_failed(f"invalid expiration '{value}': a string of whole milliseconds, 0 or more, is needed")
+    return int(text) / 1000.0
+
+
+def parse_delay(value: Any) -> float:
+    """Return seconds for an ``x-delay`` header: whole milliseconds from 0 to 2**32-1 (49 days)."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_DELAY_MS:
+        raise InvalidArgument("x-delay", value, f"whole milliseconds from 0 to {MAX_DELAY_MS}")
+    return value / 1000.0
+
+
+class Entry:
+    """One queue's hold on a message.
+
+    seq: position in the queue, kept across requeues. expires_at: clock reading or None. state: READY, UNACKED,
+    DELAYED or GONE. returns: deliveries that ended without acknowledgement. since: clock reading at which it
+    became ready for the first time.
+    """
+
+    __slots__ = ("due", "expires_at", "message", "redelivered", "returns", "seq", "since", "state")
+
+    def __init__(self, message: Message, seq: int, since: float) -> None:
+        self.message = message
+        self.seq = seq
+        self.since = since
+        self.state = READY
+        self.expires_at: float | None = None
+        self.due = 0.0
+        self.redelivered = False
+        self.returns = 0
+
+    def __lt__(self, other: Entry) -> bool:
+        return self.seq < other.seq

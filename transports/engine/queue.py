@@ -1,0 +1,434 @@
+"""One queue: what is in it, what may come in, what goes out and when.
+
+The rules of RabbitMQ's classic queues (docs: Queues, Time-To-Live, Queue Length Limit, Priority), with three
+additions: expiry is eager (an expired message leaves at its time, not when it reaches the head), a message may be
+held until its delay has passed, and a full queue may make its publishers wait or drop its lowest priority.
+
+An entry is in exactly one place: ready (in ``ready``), delayed (in ``delays``), unacknowledged (in a channel's
+hands) or gone. Leaving for good always goes through :meth:`_leave`, which counts it and passes dead letters on.
+
+Order: position is the sequence number given when the message became ready. A message that comes back keeps it.
+A delayed message gets it when its delay has passed, and its TTL starts then: a task delayed for ten minutes is not
+dead on arrival in a queue with a TTL of five.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Protocol
+
+from transports.engine.arguments import QueueArguments
+from transports.engine.channel import ClientConnection
+from transports.engine.clock import Clock
+from transports.engine.consumer import Rota
+from transports.engine.dead_letter import Reason
+from transports.engine.due import DueHeap
+from transports.engine.errors import QueueFull
+from transports.engine.exchange import Exchange
+from transports.engine.message import DELAYED, GONE, READY, UNACKED, Entry, Message
+from transports.engine.ready import FifoStore, PriorityStore, ReadyStore
+from transports.engine.statistics import QueueCounters, QueueStatistics
+
+__all__ = ["Queue", "QueueHost"]
+
+NEVER = float("inf")
+SETTLED = Message(b"", {}, None, "", "")
+MIN_RETRY_AFTER = 0.1
+STRANDED_RETRY = 1.0
+
+
+class QueueHost(Protocol):
+    """What a queue asks of its broker."""
+
+    clock: Clock
+
+    def dead_letter(self, queue: Queue, message: Message, reason: Reason) -> None:
+        """Publish a message to the queue's dead-letter exchange when the current operation is done."""
+
+    def timer_changed(self, queue: Queue, due: float) -> None:
+        """Call :meth:`Queue.run_due` at ``due`` at the latest."""
+
+    def room(self, queue: Queue) -> None:
+        """Wake publishers that wait for room in the queue."""
+
+
+class Queue:
+    """A queue of one virtual host. Not thread-safe: its broker's owner sees to that."""
+
+    def __init__(
+        self,
+        name: str,
+        host: QueueHost,
+        arguments: QueueArguments,
+        *,
+        durable: bool,
+        auto_delete: bool,
+        owner: ClientConnection | None,
+    ) -> None:
+        self.name = name
+        self.arguments = arguments
+        self.durable = durable
+        self.auto_delete = auto_delete
+        self.owner = owner
+        self.deleted = False
+        self.counters = QueueCounters()
+        self.rota = Rota(arguments.single_active_consumer)
+        self.bound_to: set[Exchange] = set()
+        self.ready: ReadyStore = (
+            PriorityStore(arguments.max_priority, arguments.priority_aging)
+            if arguments.max_priority is not None
+            else FifoStore()
+        )
+        self.unacked = 0
+        self.delayed = 0
+        self.ready_bytes = 0
+        self.bytes = 0
+        self.awaited = 0  # publishers waiting for room
+        self.scheduled = NEVER  # when the broker will call run_due
+        self.stranded: list[tuple[Message, Reason]] = []
+        self.expiries = DueHeap(lambda entry, due: entry.state == READY and entry.expires_at == due)
+        self.delays = DueHeap(lambda entry, due: entry.state == DELAYED and entry.due == due)
+        self._host = host
+        self._clock = host.clock
+        self._next_seq = 0
+        self._idle_until = NEVER
+        self._stranded_until = NEVER
+        self._seen: dict[str, float] = {}
+        self._drops = arguments.overflow in ("drop-head", "drop-lowest")
+        self._bounded = arguments.max_length is not None or arguments.max_length_bytes is not None
+        self._refuses = self._bounded and not self._drops
+        self.touch()
+
+    # -- coming in ---------------------------------------------------------------------------------------------
+
+    def refuses(self, message: Message) -> bool:
+        """Tell whether the queue is full for this message and its overflow rule is not to drop another.
+
+        Delayed messages count: what was accepted has its place when it comes due.
+        """
+        if not self._refuses:
+            return False
+        arguments = self.arguments
+        if arguments.max_length is not None and self.ready.live + self.delayed >= arguments.max_length:
+            return True
+        return arguments.max_length_bytes is not None and self.ready_bytes + message.size > arguments.max_length_bytes
+
+    def full(self) -> QueueFull:
+        """Return the error for a refused publisher, counting the refusal.
+
+        retry_after: seconds until the oldest ready message expires if it has a TTL, at least 0.1.
+        """
+        self.counters.refused += 1
+        due = self.expiries.next_due()
+        wait = MIN_RETRY_AFTER if due is None else max(MIN_RETRY_AFTER, due - self._clock.now())
+        arguments = self.arguments
+        bound = arguments.max_length if arguments.max_length is not None else arguments.max_length_bytes
+        return QueueFull(self.name, bound or 0, wait)
+
+    def refuse(self, message: Message) -> None:
+        """Pass a refused message to the dead-letter exchange where the overflow rule says so."""
+        if self.arguments.overflow == "reject-publish-dlx" and self.arguments.dead_letter_exchange is not None:
+            self.counters.dead_lettered += 1
+            self._host.dead_letter(self, message, "maxlen")
+
+    def enqueue(self, message: Message, now: float) -> None:
+        """Take a message in. Bounds that refuse are checked before, by :meth:`refuses`."""
+        if self.arguments.deduplication_window is not None and self._is_duplicate(message, now):
+            self.counters.deduplicated += 1
+            return
+        self.counters.enqueued += 1
+        self.bytes += message.size
+        if message.delay:
+            entry = Entry(message, 0, now)
+            entry.state = DELAYED
+            self.delayed += 1
+            self._delay_until(entry, now + message.delay)
+            return
+        self._next_seq = seq = self._next_seq + 1
+        self._make_ready(Entry(message, seq, now), now)
+
+    def _is_duplicate(self, message: Message, now: float) -> bool:
+        identity = (message.headers or {}).get("x-deduplication-id")
+        if identity is None:
+            return False
+        seen = self._seen
+        while seen and next(iter(seen.values())) <= now:
+            del seen[next(iter(seen))]
+        if str(identity) in seen:
+            return True
+        seen[str(identity)] = now + (self.arguments.deduplication_window or 0.0)
+        return False
+
+    def _make_ready(self, entry: Entry, now: float) -> None:
+        message = entry.message
+        ttl = message.ttl
+        queue_ttl = self.arguments.message_ttl
+        if queue_ttl is not None and (ttl is None or queue_ttl < ttl):
+            ttl = queue_ttl
+        self.ready.push(entry)
+        self.ready_bytes += message.size
+        if self.rota:
+            self.dispatch()
+        if ttl is not None:
+            entry.expires_at = now + ttl
+            if entry.state == READY:
+                if ttl <= 0:
+                    self._expire(entry)
+                else:
+                    self.expiries.push(entry.expires_at, entry)
+                    if entry.expires_at < self.scheduled:
+                        self._host.timer_changed(self, entry.expires_at)
+        if self._bounded and self._drops:
+            self.trim()
+
+    def _delay_until(self, entry: Entry, due: float) -> None:
+        entry.due = due
+        self.delays.push(due, entry)
+        if due < self.scheduled:
+            self._host.timer_changed(self, due)
+
+    def trim(self) -> None:
+        """Drop messages until the bounds hold again, where the overflow rule is to drop.
+
+        drop-head drops what would be delivered next (in a priority queue that is the highest priority: RabbitMQ
+        docs, Priority, "Interaction with Other Features"); drop-lowest the oldest of the lowest priority.
+        """
+        if not self._drops:
+            return
+        arguments = self.arguments
+        ready = self.ready
+        while ready.live and (
+            (arguments.max_length is not None and ready.live > arguments.max_length)
+            or (arguments.max_length_bytes is not None and self.ready_bytes > arguments.max_length_bytes)
+        ):
+            entry = ready.pop() if arguments.overflow == "drop-head" else ready.pop_lowest()
+            if entry is None:
+                return
+            self._left_ready(entry)
+            self.counters.dropped += 1
+            self._leave(entry, "maxlen")
+
+    # -- going out ---------------------------------------------------------------------------------------------
+
+    def dispatch(self) -> None:
+        """Push ready messages to consumers as long as one has credit."""
+        ready, rota = self.ready, self.rota
+        while ready.live:
+            consumer = rota.next()
+            if consumer is None:
+                return
+            entry = self.take(consumer.no_ack)
+            if entry is None:
+                return
+            channel = consumer.channel
+            if consumer.no_ack:
+                tag = channel.next_tag
+                channel.next_tag = tag + 1
+            else:
+                tag = channel.hold(entry, self, consumer)
+            channel.sink.deliver(channel, consumer, tag, entry)
+
+    def take(self, no_ack: bool = False) -> Entry | None:
+        """Remove the next ready entry for delivery; with ``no_ack`` it is gone for good at once."""
+        entry = self.ready.pop()
+        if entry is None:
+            return None
+        self._left_ready(entry)
+        self.counters.delivered += 1
+        if no_ack:
+            entry.state = GONE
+            self.bytes -= entry.message.size
+            self.counters.acknowledged += 1
+        else:
+            entry.state = UNACKED
+            self.unacked += 1
+        return entry
+
+    def _left_ready(self, entry: Entry) -> None:
+        self.ready_bytes -= entry.message.size
+        if entry.expires_at is not None:
+            self.expiries.left_early()
+        if self.awaited:
+            self._host.room(self)
+
+    def acknowledge(self, entry: Entry) -> None:
+        """Settle a delivered entry as done."""
+        self.unacked -= 1
+        self.bytes -= entry.message.size
+        entry.state = GONE
+        entry.message = SETTLED
+        self.counters.acknowledged += 1
+
+    def reject(self, entry: Entry) -> None:
+        """Settle a delivered entry as refused by its consumer: a dead letter where the queue has an exchange for it."""
+        self.unacked -= 1
+        self.counters.rejected += 1
+        self._leave(entry, "rejected")
+
+    def give_back(self, entry: Entry) -> None:
+        """Put a delivered entry back in its place, marked redelivered; over the delivery limit it leaves instead.
+
+        The caller calls :meth:`settle_returns` when all that come back together are back.
+        """
+        self.unacked -= 1
+        if self.deleted:
+            entry.state = GONE
+            return
+        entry.returns += 1
+        entry.redelivered = True
+        limit = self.arguments.delivery_limit
+        if limit is not None and entry.returns > limit:
+            self.counters.dropped += 1
+            self._leave(entry, "delivery_limit")
+            return
+        self.counters.requeued += 1
+        self._restore(entry)
+
+    def undeliver(self, entry: Entry) -> None:
+        """Put back an entry that its consumer never saw, as if it had not been delivered."""
+        self.unacked -= 1
+        if self.deleted:
+            entry.state = GONE
+            return
+        self.counters.delivered -= 1
+        self._restore(entry)
+
+    def _restore(self, entry: Entry) -> None:
+        entry.state = READY
+        self.ready.restore(entry)
+        self.ready_bytes += entry.message.size
+        expires_at = entry.expires_at
+        if expires_at is not None:
+            if expires_at <= self._clock.now():
+                self._expire(entry)
+                return
+            self.expiries.push(expires_at, entry)
+            if expires_at < self.scheduled:
+                self._host.timer_changed(self, expires_at)
+
+    def settle_returns(self) -> None:
+        """Deliver and trim after entries have come back."""
+        if self.rota:
+            self.dispatch()
+        if self._bounded and self._drops:
+            self.trim()
+
+    def _expire(self, entry: Entry) -> None:
+        entry.state = GONE
+        self.ready.forget(entry)
+        self.ready_bytes -= entry.message.size
+        self.counters.expired += 1
+        self._leave(entry, "expired")
+        if self.awaited:
+            self._host.room(self)
+
+    def _leave(self, entry: Entry, reason: Reason) -> None:
+        message = entry.message
+        self.bytes -= message.size
+        entry.state = GONE
+        entry.message = SETTLED
+        if self.arguments.dead_letter_exchange is not None and not self.deleted:
+            self.counters.dead_lettered += 1
+            self._host.dead_letter(self, message, reason)
+
+    def purge(self) -> int:
+        """Remove all ready messages for good (they are not dead letters) and return how many there were."""
+        count = 0
+        while (entry := self.ready.pop()) is not None:
+            self._left_ready(entry)
+            self.bytes -= entry.message.size
+            entry.state = GONE
+            entry.message = SETTLED
+            count += 1
+        self.counters.purged += count
+        return count
+
+    # -- delayed messages --------------------------------------------------------------------------------------
+
+    def delayed_entries(self) -> list[Entry]:
+        """Return the delayed entries, soonest first."""
+        return sorted(self.delays.entries(), key=lambda entry: entry.due)
+
+    def cancel_delayed(self, entry: Entry) -> None:
+        """Remove a delayed entry for good; it counts as purged."""
+        self.delayed -= 1
+        self.bytes -= entry.message.size
+        entry.state = GONE
+        entry.message = SETTLED
+        self.delays.left_early()
+        self.counters.purged += 1
+        if self.awaited:
+            self._host.room(self)
+
+    def reschedule(self, entry: Entry, delay: float) -> None:
+        """Let a delayed entry become ready ``delay`` seconds (>= 0) from now."""
+        self.delays.left_early()
+        self._delay_until(entry, self._clock.now() + delay)
+
+    # -- time --------------------------------------------------------------------------------------------------
+
+    def touch(self) -> None:
+        """Count the queue as used now, for ``x-expires``."""
+        expires = self.arguments.expires
+        if expires is None:
+            return
+        if self.rota:
+            self._idle_until = NEVER
+        else:
+            self._idle_until = self._clock.now() + expires
+            self._host.timer_changed(self, self._idle_until)
+
+    def idle_too_long(self, now: float) -> bool:
+        """Tell whether the queue has been unused for its ``x-expires``."""
+        return self._idle_until <= now
+
+    def strand(self, message: Message, reason: Reason) -> None:
+        """Keep a dead letter that found no place (strategy at-least-once) and try again in a second."""
+        self.stranded.append((message, reason))
+        self._stranded_until = self._clock.now() + STRANDED_RETRY
+        self._host.timer_changed(self, self._stranded_until)
+
+    def run_due(self, now: float) -> None:
+        """Do what is due by ``now``: expire, release delayed messages, try stranded dead letters again."""
+        while (entry := self.expiries.pop_due(now)) is not None:
+            self._expire(entry)
+        while (entry := self.delays.pop_due(now)) is not None:
+            self.delayed -= 1
+            self._next_seq = entry.seq = self._next_seq + 1
+            entry.since = now
+            entry.state = READY
+            self._make_ready(entry, now)
+        if self._stranded_until <= now:
+            self._stranded_until = NEVER
+            stranded, self.stranded = self.stranded, []
+            for message, reason in stranded:
+                self._host.dead_letter(self, message, reason)
+
+    def next_due(self) -> float:
+        """Return when :meth:`run_due` has something to do next (clock reading), infinity for never."""
+        due = min(self._idle_until, self._stranded_until)
+        for heap in (self.expiries, self.delays):
+            first = heap.next_due()
+            if first is not None and first < due:
+                due = first
+        return due
+
+    # -- looking in --------------------------------------------------------------------------------------------
+
+    def peek(self, count: int) -> Iterator[Entry]:
+        """Iterate over up to ``count`` ready entries in the order in which they would leave."""
+        return islice(iter(self.ready), count)
+
+    def statistics(self) -> QueueStatistics:
+        """Return the queue's counters and gauges as of now."""
+        oldest = self.ready.oldest()
+        return self.counters.snapshot(
+            ready=self.ready.live,
+            unacked=self.unacked,
+            delayed=self.delayed,
+            dead_letter_pending=len(self.stranded),
+            bytes=self.bytes,
+            consumers=len(self.rota),
+            oldest_ready_age=0.0 if oldest is None else max(0.0, self._clock.now() - oldest.since),
+        )
