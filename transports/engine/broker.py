@@ -573,14 +573,19 @@ class Broker:
         self._dispatch(channel)
         self._settle()
 
-    def undeliver(self, channel: Channel, tags: Iterable[int]) -> None:
-        """Put back deliveries that no consumer has seen, as if they had not been delivered."""
+    def undeliver(self, channel: Channel, unseen: Iterable[tuple[int, Entry, Consumer]]) -> None:
+        """Put back deliveries (tag, entry, consumer) that nobody has seen, as if they had not been made.
+
+        Those made without acknowledgement come back too, which RabbitMQ cannot do: to it, sent is done.
+        """
         queues: dict[Queue, None] = {}
-        for tag in tags:
-            if tag in channel.held:
-                held = channel.release(tag)
-                held.queue.undeliver(held.entry)
-                queues[held.queue] = None
+        for tag, entry, consumer in unseen:
+            if consumer.no_ack:
+                consumer.queue.undeliver(entry, settled=True)
+            elif tag in channel.held:
+                channel.release(tag)
+                consumer.queue.undeliver(entry)
+            queues[consumer.queue] = None
         for queue in queues:
             queue.settle_returns()
         self._settle()

@@ -285,9 +285,16 @@ class Queue:
         self.counters.requeued += 1
         self._restore(entry)
 
-    def undeliver(self, entry: Entry) -> None:
-        """Put back an entry that its consumer never saw, as if it had not been delivered."""
-        self.unacked -= 1
+    def undeliver(self, entry: Entry, *, settled: bool = False) -> None:
+        """Put back an entry that its consumer never saw, as if it had not been delivered.
+
+        settled: it was delivered without acknowledgement, so it counts as done already.
+        """
+        if settled:
+            self.counters.acknowledged -= 1
+            self.bytes += entry.message.size
+        else:
+            self.unacked -= 1
         if self.deleted:
             entry.state = GONE
             return

@@ -1,71 +1,35 @@
-"""kombu transports over a broker in this process: ``liap-memory://`` and ``liap-priority://``.
-
-Only an adapter: it turns kombu's channel calls into the engine's operations and the engine's deliveries into kombu
-messages. Deliveries are pushed: a publish puts them in the inbox of the consumer's connection and wakes the thread
-that waits in ``drain_events``; nothing polls.
+"""A kombu channel on an in-process broker: kombu's calls become the engine's operations.
 
 Differences from kombu's AMQP channel: a refused operation raises at once and leaves the channel open; publishes are
 always confirmed (a full queue is known when ``basic_publish`` returns); ``basic_return`` handlers run inside the
-publish. Unseen deliveries of a cancelled or closed consumer go back as if they had never been delivered.
+publish. Deliveries that a cancelled or closed consumer has not seen go back as if they had never been made.
 """
 
 from __future__ import annotations
 
-import threading
-from collections import defaultdict, deque
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from time import monotonic
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
-import amqp
 from amqp.exceptions import ConsumerCancelled, NoConsumers, RecoverableConnectionError
-from amqp.protocol import basic_return_t, queue_declare_ok_t
-from kombu.message import Message as KombuMessage
+from amqp.protocol import queue_declare_ok_t
 from kombu.transport import base
 from kombu.transport.base import to_rabbitmq_queue_arguments  # type: ignore[attr-defined]  # not in the stubs
 
 from transports import engine
-from transports.brokers import check_host, shared_broker
 from transports.errors import from_engine
 from transports.headers import copy_table
+from transports.in_process.inbox import Arrival
+from transports.received import ReceivedMessage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from transports.in_process.connection import InProcessConnection
 
-    from kombu import Connection
-
-__all__ = ["Channel", "InProcessConnection", "MemoryTransport", "PriorityTransport", "ReceivedMessage"]
+__all__ = ["Channel"]
 
 DEFAULT_BLOCK_TIMEOUT = 10.0
-# One drain delivers what is there, but gives control back after this much: the worker's loop looks at its own
-# business (shutdown, prefetch changes) between drains.
-DRAIN_COUNT = 64
-DRAIN_SECONDS = 0.01
-
-
-class ReceivedMessage(KombuMessage):
-    """A received message."""
-
-
-def _kombu_message(
-    body: bytes,
-    properties: dict[str, Any],
-    headers: dict[str, Any] | None,
-    delivery_info: dict[str, Any],
-    channel: Channel | None,
-) -> ReceivedMessage:
-    return ReceivedMessage(
-        body=cast("str", body),  # the stubs say str; kombu's own transports give bytes
-        delivery_tag=delivery_info.get("delivery_tag"),
-        content_type=properties.get("content_type"),
-        content_encoding=properties.get("content_encoding"),
-        delivery_info=delivery_info,
-        properties=dict(properties),
-        headers=copy_table(headers) if headers else {},
-        channel=channel,
-    )
 
 
 class Publication(NamedTuple):
@@ -74,15 +38,6 @@ class Publication(NamedTuple):
     body: bytes
     properties: dict[str, Any]
     headers: dict[str, Any]
-
-
-class Arrival(NamedTuple):
-    """A delivery in the inbox; ``entry`` is None when the broker ended the subscription."""
-
-    channel: Channel
-    consumer: engine.Consumer
-    tag: int
-    entry: engine.Entry | None
 
 
 class Channel(base.StdChannel):
@@ -98,11 +53,10 @@ class Channel(base.StdChannel):
         self._broker = connection.shared.engine
         self._callbacks: dict[str, Callable[[ReceivedMessage], Any]] = {}
         self._on_cancel: dict[str, Callable[[str], Any]] = {}
-        self._block_timeout = float(
-            (connection.client.transport_options or {}).get("block_timeout", DEFAULT_BLOCK_TIMEOUT)
-        )
+        options = getattr(connection.client, "transport_options", None) or {}
+        self._block_timeout = float(options.get("block_timeout", DEFAULT_BLOCK_TIMEOUT))
         with self._shared.lock:
-            self._channel = self._broker.open_channel(connection.engine, connection)
+            self._channel = self._broker.open_channel(connection.engine, connection.inbox)
             connection.channels[self._channel] = self
         self.channel_id = id(self._channel)
 
@@ -290,16 +244,12 @@ class Channel(base.StdChannel):
         except engine.EngineError as error:
             raise from_engine(error) from error
         if mandatory and not routed:
-            self._return(message, outgoing)
+            self._return(outgoing)
 
-    def _return(self, message: Publication, outgoing: engine.Message) -> None:
-        returned = basic_return_t(312, "NO_ROUTE", outgoing.exchange, outgoing.routing_key, message)
-        error = NoConsumers(returned.reply_text, (60, 50), reply_code=returned.reply_code)
+    def _return(self, message: engine.Message) -> None:
+        error = NoConsumers("NO_ROUTE", (60, 50), reply_code=312)
         for handler in tuple(self.events["basic_return"]):
-            handler(error, returned.exchange, returned.routing_key, self._unsent(message))
-
-    def _unsent(self, message: Publication) -> ReceivedMessage:
-        return _kombu_message(message.body, message.properties, message.headers, {}, self)
+            handler(error, message.exchange, message.routing_key, ReceivedMessage(message, self, {}))
 
     # -- consuming ---------------------------------------------------------------------------------------------
 
@@ -339,7 +289,14 @@ class Channel(base.StdChannel):
         with self._operation() as broker:
             broker.cancel(self._channel, consumer_tag, requeue=False)
             self._forget(consumer_tag)
-            broker.undeliver(self._channel, self._live_connection().recall(self, consumer_tag))
+            self._take_back(self._live_connection().inbox.recall(self._channel, consumer_tag))
+
+    def _take_back(self, unseen: list[Arrival]) -> None:
+        """Return deliveries that nobody has seen to their queues. The broker's lock is held."""
+        self._broker.undeliver(
+            self._channel,
+            [(arrival.tag, arrival.entry, arrival.consumer) for arrival in unseen if arrival.entry is not None],
+        )
 
     def _forget(self, consumer_tag: str) -> Callable[[str], Any] | None:
         self._callbacks.pop(consumer_tag, None)
@@ -352,19 +309,17 @@ class Channel(base.StdChannel):
             got = broker.get(self._channel, queue, no_ack=no_ack)
             if got is None:
                 return None
-            message = got.entry.message
-            return self._received(
-                got.entry,
-                message,
-                broker.queues[queue].arguments.delivery_limit is not None,
-                {
-                    "delivery_tag": got.delivery_tag,
-                    "redelivered": got.entry.redelivered,
-                    "exchange": message.exchange,
-                    "routing_key": message.routing_key,
-                    "message_count": got.message_count,
-                },
-            )
+            entry = got.entry
+            message = entry.message
+            delivery_info = {
+                "delivery_tag": got.delivery_tag,
+                "redelivered": entry.redelivered,
+                "exchange": message.exchange,
+                "routing_key": message.routing_key,
+                "message_count": got.message_count,
+            }
+            counted = broker.queues[queue].arguments.delivery_limit is not None
+        return ReceivedMessage(message, self, delivery_info, entry.returns if counted else 0)
 
     def receive(self, arrival: Arrival) -> None:
         """Hand one arrival to its consumer's callback."""
@@ -377,39 +332,37 @@ class Channel(base.StdChannel):
             on_cancel(tag)
             return
         callback = self._callbacks.get(tag)
-        if callback is None:
+        if callback is None:  # another thread cancelled the consumer while this delivery was on its way
+            with self._shared.lock:
+                self._take_back([arrival])
             return
         message = entry.message
-        callback(
-            self._received(
-                entry,
-                message,
-                consumer.queue.arguments.delivery_limit is not None,
-                {
-                    "consumer_tag": tag,
-                    "delivery_tag": arrival.tag,
-                    "redelivered": entry.redelivered,
-                    "exchange": message.exchange,
-                    "routing_key": message.routing_key,
-                },
-            )
-        )
-
-    def _received(
-        self, entry: engine.Entry, message: engine.Message, counted: bool, delivery_info: dict[str, Any]
-    ) -> ReceivedMessage:
-        headers = message.headers
-        if counted and entry.returns:
-            headers = {**(headers or {}), "x-delivery-count": entry.returns}
-        return _kombu_message(message.body, message.properties, headers, delivery_info, self)
+        delivery_info = {
+            "consumer_tag": tag,
+            "delivery_tag": arrival.tag,
+            "redelivered": entry.redelivered,
+            "exchange": message.exchange,
+            "routing_key": message.routing_key,
+        }
+        counted = consumer.queue.arguments.delivery_limit is not None
+        callback(ReceivedMessage(message, self, delivery_info, entry.returns if counted else 0))
 
     def message_to_python(self, raw_message: ReceivedMessage) -> ReceivedMessage:
         """Return the message: it is one already."""
         return raw_message
 
     def basic_ack(self, delivery_tag: int, multiple: bool = False) -> None:
-        with self._operation() as broker:
-            broker.ack(self._channel, delivery_tag, multiple=multiple)
+        # Once per message, so without the detour of _operation.
+        shared, channel = self._shared, self._channel
+        if shared.forked:
+            shared.check_process()
+        with shared.lock:
+            if not channel.open:
+                raise RecoverableConnectionError("this channel is closed")
+            try:
+                self._broker.ack(channel, delivery_tag, multiple=multiple)
+            except engine.EngineError as error:
+                raise from_engine(error) from error
 
     def basic_reject(self, delivery_tag: int, requeue: bool = False) -> None:
         with self._operation() as broker:
@@ -449,13 +402,7 @@ class Channel(base.StdChannel):
         with self._operation() as broker:
             peeked = broker.peek(queue, count)
         return [
-            _kombu_message(
-                message.body,
-                message.properties,
-                message.headers,
-                {"exchange": message.exchange, "routing_key": message.routing_key},
-                None,
-            )
+            ReceivedMessage(message, None, {"exchange": message.exchange, "routing_key": message.routing_key})
             for message in peeked
         ]
 
@@ -469,7 +416,7 @@ class Channel(base.StdChannel):
         self.connection = None
         if not self._shared.forked:
             with self._shared.lock:
-                self._broker.undeliver(self._channel, connection.recall(self))
+                self._take_back(connection.inbox.recall(self._channel))
                 self._broker.close_channel(self._channel)
         connection.channels.pop(self._channel, None)
         self._callbacks.clear()
@@ -480,178 +427,3 @@ class Channel(base.StdChannel):
         if self.connection is None:
             raise RecoverableConnectionError("this channel is closed")
         return self.connection
-
-
-class InProcessConnection(engine.Sink):
-    """A connection: channels, and the inbox in which their deliveries arrive."""
-
-    def __init__(self, client: Connection, scheme: str) -> None:
-        self.client: Connection = client
-        self.shared = shared_broker(scheme, client.virtual_host or "/")
-        self.channels: dict[engine.Channel, Channel] = {}
-        self.inbox: deque[Arrival] = deque()
-        self.connected = True
-        self._arrived = threading.Condition(threading.Lock())
-        self._waiting = 0
-        with self.shared.lock:
-            self.engine = self.shared.engine.connect()
-
-    # The engine calls these two with the broker's lock held.
-
-    def deliver(
-        self, channel: engine.Channel, consumer: engine.Consumer, delivery_tag: int, entry: engine.Entry
-    ) -> None:
-        """Put a delivery in the inbox and wake whoever waits for it."""
-        self._put(Arrival(self.channels[channel], consumer, delivery_tag, entry))
-
-    def cancelled(self, channel: engine.Channel, consumer: engine.Consumer) -> None:
-        """Tell the consumer that its queue is gone."""
-        self._put(Arrival(self.channels[channel], consumer, 0, None))
-
-    def _put(self, arrival: Arrival) -> None:
-        self.inbox.append(arrival)
-        if self._waiting:
-            with self._arrived:
-                self._arrived.notify()
-
-    def recall(self, channel: Channel, consumer_tag: str | None = None) -> list[int]:
-        """Take back the unseen deliveries of a channel, or of one consumer, and return their tags.
-
-        The broker's lock is held, so nothing arrives meanwhile; a concurrent drain may take an arrival first, and
-        then that one has been seen.
-        """
-        kept: list[Arrival] = []
-        tags: list[int] = []
-        while True:
-            try:
-                arrival = self.inbox.popleft()
-            except IndexError:
-                break
-            if arrival.channel is channel and consumer_tag in (None, arrival.consumer.tag):
-                if arrival.entry is not None:
-                    tags.append(arrival.tag)
-            else:
-                kept.append(arrival)
-        self.inbox.extendleft(reversed(kept))
-        return tags
-
-    def drain_events(self, timeout: float | None = None) -> None:
-        """Wait for a delivery and hand out what has arrived.
-
-        timeout: seconds, None for ever, 0 not to wait. Raises ``socket.timeout`` when nothing came in time.
-        """
-        inbox = self.inbox
-        try:
-            arrival = inbox.popleft()
-        except IndexError:
-            arrival = self._wait_for_arrival(timeout)
-        stop = monotonic() + DRAIN_SECONDS
-        arrival.channel.receive(arrival)
-        for _ in range(DRAIN_COUNT - 1):
-            if monotonic() > stop:
-                return
-            try:
-                arrival = inbox.popleft()
-            except IndexError:
-                return
-            arrival.channel.receive(arrival)
-
-    def _wait_for_arrival(self, timeout: float | None) -> Arrival:
-        self.shared.check_process()
-        deadline = None if timeout is None else monotonic() + timeout
-        with self._arrived:
-            self._waiting += 1
-            try:
-                while True:
-                    if not self.connected:
-                        raise RecoverableConnectionError("this connection is closed")
-                    try:
-                        return self.inbox.popleft()
-                    except IndexError:
-                        remaining = None if deadline is None else deadline - monotonic()
-                        if remaining is not None and remaining <= 0:
-                            raise TimeoutError("no message arrived in time") from None
-                    self._arrived.wait(remaining)
-            finally:
-                self._waiting -= 1
-
-    def close(self) -> None:
-        """Close all channels; exclusive queues go."""
-        if not self.connected:
-            return
-        self.connected = False
-        for channel in list(self.channels.values()):
-            channel.close()
-        if not self.shared.forked:
-            with self.shared.lock:
-                self.shared.engine.close_connection(self.engine)
-        with self._arrived:
-            self._arrived.notify_all()
-
-    def collect(self) -> None:
-        """Let go of everything (kombu calls this on a connection it believes broken)."""
-        self.close()
-
-
-class MemoryTransport(base.Transport):
-    """``liap-memory://[/vhost]``: queues are FIFO unless declared otherwise."""
-
-    scheme: ClassVar[str] = "liap-memory"
-    driver_type = "liap-memory"
-    driver_name = "liap-memory"
-    connection_errors = amqp.Connection.connection_errors
-    channel_errors = amqp.Connection.channel_errors
-    recoverable_connection_errors = amqp.Connection.recoverable_connection_errors
-    recoverable_channel_errors = amqp.Connection.recoverable_channel_errors
-
-    implements = base.Transport.implements.extend(
-        asynchronous=False,
-        exchange_type=frozenset(["direct", "topic", "fanout", "headers"]),
-        heartbeats=False,
-        broker_delay=True,
-        in_process=True,
-    )
-
-    def driver_version(self) -> str:
-        """Return the version of the driver: the interpreter's process is the broker."""
-        return "in-process"
-
-    def establish_connection(self) -> InProcessConnection:
-        """Connect to the broker of the URL's virtual host."""
-        client = cast("Connection", self.client)
-        check_host(self.scheme, client.hostname)
-        return InProcessConnection(client, self.scheme)
-
-    def close_connection(self, connection: InProcessConnection) -> None:
-        connection.close()
-
-    def create_channel(self, connection: InProcessConnection) -> Channel:
-        if not connection.connected:
-            raise RecoverableConnectionError("this connection is closed")
-        connection.shared.check_process()
-        return Channel(connection)
-
-    def close_channel(self, channel: Channel) -> None:
-        channel.close()
-
-    def drain_events(self, connection: InProcessConnection, timeout: float | None = None, **_: Any) -> None:
-        connection.drain_events(timeout)
-
-    def verify_connection(self, connection: InProcessConnection) -> bool:
-        return connection.connected
-
-    def qos_semantics_matches_spec(self, connection: InProcessConnection) -> bool:
-        """Answer False: like RabbitMQ since 3.3, a limit for the whole channel must be asked for as global."""
-        return False
-
-    def as_uri(self, uri: str, include_password: bool = False, mask: str = "**") -> str:
-        """Return the URI: it holds no secret."""
-        return uri
-
-
-class PriorityTransport(MemoryTransport):
-    """``liap-priority://[/vhost]``: the same, every queue a priority queue (levels 0 to 9 unless declared)."""
-
-    scheme: ClassVar[str] = "liap-priority"
-    driver_type = "liap-priority"
-    driver_name = "liap-priority"

@@ -1,0 +1,111 @@
+"""Where the deliveries of one connection arrive and wait to be drained.
+
+The broker pushes (with its lock held), one or more threads drain. An arrival costs an append; the lock of the condition
+is taken only when somebody waits.
+
+Why apart from the connection: the engine keeps the inbox as long as the client is registered, and must not keep the
+connection itself alive, or a connection that is dropped without being closed would hold its messages for ever.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from time import monotonic
+from typing import NamedTuple
+
+from amqp.exceptions import RecoverableConnectionError
+
+from transports import engine
+
+__all__ = ["Arrival", "Inbox"]
+
+
+class Arrival(NamedTuple):
+    """A delivery; ``entry`` is None when the broker ended the subscription."""
+
+    channel: engine.Channel
+    consumer: engine.Consumer
+    tag: int
+    entry: engine.Entry | None
+
+
+class Inbox(engine.Sink):
+    """A queue of arrivals that can be waited for and taken back."""
+
+    def __init__(self) -> None:
+        self._arrivals: deque[Arrival] = deque()
+        self._arrived = threading.Condition(threading.Lock())
+        self._waiting = 0
+        self._closed = False
+
+    # -- the broker's side, called with its lock held ----------------------------------------------------------
+
+    def deliver(
+        self, channel: engine.Channel, consumer: engine.Consumer, delivery_tag: int, entry: engine.Entry
+    ) -> None:
+        """Take a delivery and wake whoever waits for one."""
+        self._arrivals.append(Arrival(channel, consumer, delivery_tag, entry))
+        if self._waiting:
+            self._wake()
+
+    def cancelled(self, channel: engine.Channel, consumer: engine.Consumer) -> None:
+        """Take the news that a consumer's queue is gone."""
+        self._arrivals.append(Arrival(channel, consumer, 0, None))
+        if self._waiting:
+            self._wake()
+
+    def recall(self, channel: engine.Channel, consumer_tag: str | None = None) -> list[Arrival]:
+        """Take back the unseen arrivals of a channel, or of one of its consumers.
+
+        Nothing arrives meanwhile (the broker's lock); an arrival that a draining thread takes first has been seen.
+        """
+        kept: list[Arrival] = []
+        taken: list[Arrival] = []
+        while (arrival := self.take()) is not None:
+            ours = arrival.channel is channel and consumer_tag in (None, arrival.consumer.tag)
+            (taken if ours else kept).append(arrival)
+        if kept:
+            self._arrivals.extendleft(reversed(kept))
+            self._wake()
+        return taken
+
+    # -- the draining side -------------------------------------------------------------------------------------
+
+    def take(self) -> Arrival | None:
+        """Return the next arrival, or None."""
+        try:
+            return self._arrivals.popleft()
+        except IndexError:
+            return None
+
+    def wait(self, timeout: float | None) -> Arrival:
+        """Return the next arrival, waiting up to ``timeout`` seconds (None: for ever).
+
+        Raises ``socket.timeout`` when nothing came in time, RecoverableConnectionError when the inbox is closed.
+        """
+        deadline = None if timeout is None else monotonic() + timeout
+        with self._arrived:
+            self._waiting += 1
+            try:
+                while True:
+                    if self._closed:
+                        raise RecoverableConnectionError("this connection is closed")
+                    arrival = self.take()
+                    if arrival is not None:
+                        return arrival
+                    remaining = None if deadline is None else deadline - monotonic()
+                    if remaining is not None and remaining <= 0:
+                        raise TimeoutError("no message arrived in time")
+                    self._arrived.wait(remaining)
+            finally:
+                self._waiting -= 1
+
+    def close(self) -> None:
+        """Let everybody who waits go, with an error."""
+        self._closed = True
+        self._wake()
+
+    def _wake(self) -> None:
+        with self._arrived:
+            self._arrived.notify_all()
