@@ -35,7 +35,7 @@ from transports.engine.errors import (
     resource_locked,
 )
 from transports.engine.exchange import EXCHANGE_TYPES, Exchange
-from transports.engine.message import Entry, Message
+from transports.engine.message import MAX_DELAY_MS, Entry, Message
 from transports.engine.queue import NEVER, Queue
 from transports.engine.statistics import QueueStatistics
 
@@ -633,6 +633,36 @@ class Broker:
         """Return up to ``limit`` ready messages in delivery order, leaving them where they are."""
         self._run_due()
         return [entry.message for entry in self.queue(name).peek(limit)]
+
+    # -- delayed messages --------------------------------------------------------------------------------------
+
+    def delayed(self, name: str) -> list[tuple[float, Message]]:
+        """Return (seconds left, message) for each delayed message of a queue, soonest first."""
+        self._run_due()
+        now = self.clock.now()
+        return [(entry.due - now, entry.message) for entry in self.queue(name).delayed_entries()]
+
+    def cancel_delayed(self, name: str, message_id: str) -> int:
+        """Remove the delayed messages with this id (see :attr:`Message.identity`) and return how many there were."""
+        queue, entries = self._delayed_with(name, message_id)
+        for entry in entries:
+            queue.cancel_delayed(entry)
+        return len(entries)
+
+    def reschedule(self, name: str, message_id: str, delay: float) -> int:
+        """Let the delayed messages with this id become ready ``delay`` seconds (>= 0) from now; return how many."""
+        if not 0 <= delay <= MAX_DELAY_MS / 1000:
+            raise InvalidArgument("delay", delay, f"seconds from 0 to {MAX_DELAY_MS / 1000:.0f}")
+        queue, entries = self._delayed_with(name, message_id)
+        for entry in entries:
+            queue.reschedule(entry, delay)
+        self._run_due()
+        return len(entries)
+
+    def _delayed_with(self, name: str, message_id: str) -> tuple[Queue, list[Entry]]:
+        self._run_due()
+        queue = self.queue(name)
+        return queue, [entry for entry in queue.delayed_entries() if entry.message.identity == message_id]
 
     # -- time --------------------------------------------------------------------------------------------------
 

@@ -72,6 +72,13 @@ class Message:
         if headers and "x-delay" in headers:
             self.delay = parse_delay(headers.pop("x-delay"))
 
+    @property
+    def identity(self) -> str | None:
+        """Name the message for people: Celery's task id (header ``id``), else ``message_id`` or ``correlation_id``."""
+        found = (self.headers or {}).get("id")
+        found = found or self.properties.get("message_id") or self.properties.get("correlation_id")
+        return None if found is None else str(found)
+
     def redirected(
         self, exchange: str, routing_key: str, headers: dict[str, Any], properties: dict[str, Any]
     ) -> Message:

@@ -406,6 +406,25 @@ class Channel(base.StdChannel):
             for message in peeked
         ]
 
+    def delayed(self, queue: str) -> list[tuple[float, ReceivedMessage]]:
+        """Return (seconds left, message) for each delayed message of a queue, soonest first."""
+        with self._operation() as broker:
+            waiting = broker.delayed(queue)
+        return [
+            (left, ReceivedMessage(message, None, {"exchange": message.exchange, "routing_key": message.routing_key}))
+            for left, message in waiting
+        ]
+
+    def cancel_delayed(self, queue: str, message_id: str) -> int:
+        """Remove the delayed messages of a task id (or message id) for good and return how many there were."""
+        with self._operation() as broker:
+            return broker.cancel_delayed(queue, message_id)
+
+    def reschedule(self, queue: str, message_id: str, delay: float) -> int:
+        """Let the delayed messages of a task id become ready ``delay`` seconds from now and return how many."""
+        with self._operation() as broker:
+            return broker.reschedule(queue, message_id, delay)
+
     # -- end ---------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
