@@ -1,8 +1,4 @@
-"""How urgent a message is: four names for AMQP's priority numbers.
-
-AMQP 0-9-1 gives a message a priority from 0 to 9 and larger is more urgent; the names are spread over that range so
-that a project can put its own levels between them. Redis counts the other way round; only the Redis transport knows.
-"""
+"""How urgent a message is. Larger is more urgent, on every transport."""
 
 from __future__ import annotations
 
@@ -12,7 +8,10 @@ __all__ = ["MessagePriority"]
 
 
 class MessagePriority(IntEnum):
-    """The urgency of a message, 1 to 9; larger is delivered first by a priority queue."""
+    """Four levels inside AMQP's customary range of 0 to 9.
+
+    There is room between them, and below LOW: a message published without a priority by other software has 0.
+    """
 
     LOW = 1
     NORMAL = 4

@@ -1,0 +1,26 @@
+"""The worker-side request: a task message is decoded once, not twice.
+
+Celery's worker decodes the body when the message arrives (it needs the arguments for logs, events and revokes) and
+hands the raw bytes to the tracer, which decodes them again. Celery's own ``decoded`` flag, meant for protocol 1
+messages, lets the tracer take the arguments that are there already (celery 5.7, ``celery.app.trace``). On an
+in-process broker this is a fifth of what a small task costs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery.worker.request import Request
+
+__all__ = ["LiapRequest"]
+
+
+class LiapRequest(Request):
+    """A request whose body has been decoded on arrival."""
+
+    def __init__(self, message: Any, *, body: Any = None, decoded: bool = False, **options: Any) -> None:
+        if not decoded:
+            payload = message.payload  # checked against accept_content, cached by the message
+            if isinstance(payload, list | tuple) and len(payload) == 3:
+                body, decoded = payload, True
+        super().__init__(message, body=body, decoded=decoded, **options)
