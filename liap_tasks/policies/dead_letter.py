@@ -1,7 +1,7 @@
 """Why a message is dead, and what is done with it afterwards.
 
-A dead letter is AMQP's: a message that could not be processed and is kept. Four reasons come from the broker (RabbitMQ's
-names), the others only the task side can know.
+A dead letter is AMQP's: a message that could not be processed and is kept. Four reasons come from the broker
+(RabbitMQ's names), the others only the task side can know.
 """
 
 from __future__ import annotations

@@ -1,0 +1,126 @@
+"""The Celery application: :func:`create_app`, and what it adds to ``celery.Celery``.
+
+Three things happen for every published task here, whoever publishes it and however (``delay``, ``apply_async``, a
+chain, ``send_task`` by name): it gets its metadata header, a delay is given to the broker where the broker can hold
+it, and a queue that was not configured gets the same bounds and dead letters as the others.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, get_args, get_type_hints
+
+from celery import Celery, current_task
+from celery.app.amqp import AMQP
+from kombu import Queue
+from pydantic import BaseModel
+
+from liap_tasks.configuration import broker_feature, celery_configuration, work_queue
+from liap_tasks.metadata import HEADER, MessageMetadata
+from liap_tasks.settings import Settings, load_settings
+from liap_tasks.worker_steps import SaysWhoSharesTheBroker
+
+__all__ = ["LiapApp", "create_app"]
+
+MAX_BROKER_DELAY = (2**32 - 1) / 1000
+
+
+class LiapAMQP(AMQP):
+    """Celery's queue table, with our kind of queue for names that nobody configured."""
+
+    def Queues(self, *args: Any, **options: Any) -> Any:
+        """Return the queue table."""
+        queues: Any = super().Queues(*args, **options)
+        app: Any = self.app
+        queues.new_missing = app.missing_queue
+        return queues
+
+
+class LiapApp(Celery):
+    """A Celery app configured by :class:`Settings`."""
+
+    task_cls = "liap_tasks.task:LiapTask"
+    amqp_cls = "liap_tasks.application:LiapAMQP"
+
+    def __init__(self, main: str = "liap_tasks", *, settings: Settings, **options: Any) -> None:
+        self.settings = settings
+        super().__init__(main, **options)
+        self.conf.update(celery_configuration(settings))
+        self.steps["worker"].add(SaysWhoSharesTheBroker)
+
+    def _task_from_fun(  # type: ignore[override]  # Celery's signature has some thirty parameters
+        self, fun: Any, name: str | None = None, base: Any = None, **options: Any
+    ) -> Any:
+        """Make a task of a function; annotations with pydantic models are honoured unless ``pydantic=False``."""
+        options.setdefault("pydantic", mentions_models(fun))
+        return super()._task_from_fun(fun, name, base, **options)
+
+    def missing_queue(self, name: str) -> Queue:
+        """Return the queue to use for a name that is not in ``task_queues``."""
+        return work_queue(name, self.settings)
+
+    @property
+    def broker_holds_delays(self) -> bool:
+        """Whether the broker keeps delayed messages itself (header ``x-delay``)."""
+        return broker_feature(self.conf.broker_write_url or self.conf.broker_url, "broker_delay")
+
+    def send_task(  # type: ignore[override]  # Celery's signature has some thirty parameters
+        self, name: str, args: Any = None, kwargs: Any = None, countdown: Any = None, eta: Any = None, **options: Any
+    ) -> Any:
+        """Publish a task by name; see ``celery.Celery.send_task``.
+
+        A ``countdown`` or ``eta`` becomes a delay that the broker holds, to the millisecond, where it can.
+        correlation_id goes to the metadata. Raises ``QueueFullError`` when the queue's bound refuses the message.
+        """
+        headers = dict(options.pop("headers", None) or {})
+        correlation_id = options.pop("metadata_correlation_id", None)
+        if HEADER not in headers:
+            headers.update(self.new_metadata(correlation_id).as_headers())
+        if (countdown or eta) and self.broker_holds_delays:
+            delay = float(countdown) if countdown else _seconds_until(eta)
+            if delay <= MAX_BROKER_DELAY:
+                countdown = eta = None
+                if delay > 0:
+                    headers["x-delay"] = round(delay * 1000)
+        return super().send_task(name, args, kwargs, countdown=countdown, eta=eta, headers=headers, **options)
+
+    def new_metadata(self, correlation_id: str | None = None) -> MessageMetadata:
+        """Return the metadata for a message sent now, by the running task if there is one."""
+        parent = current_task
+        inherited = None
+        source = self.main or ""
+        if parent:
+            source = parent.name
+            inherited = MessageMetadata.from_headers(parent.request.headers).correlation_id
+        return MessageMetadata(source=source, correlation_id=correlation_id or inherited, timestamp=time.time())
+
+
+def mentions_models(function: Callable[..., Any]) -> bool:
+    """Tell whether an argument or the result of a function is annotated with a pydantic model."""
+    try:
+        hints = get_type_hints(function)
+    except (NameError, AttributeError, TypeError):
+        return False
+    return any(_is_model(part) for hint in hints.values() for part in (hint, *get_args(hint)))
+
+
+def _is_model(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, BaseModel)
+
+
+def _seconds_until(eta: datetime | str) -> float:
+    when = datetime.fromisoformat(eta) if isinstance(eta, str) else eta
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=UTC)
+    return (when - datetime.now(UTC)).total_seconds()
+
+
+def create_app(settings: Settings | None = None, *, main: str = "liap_tasks", **options: Any) -> LiapApp:
+    """Return a Celery app configured by ``settings`` (default: the environment).
+
+    main: the app's name, the prefix of automatic task names. options: passed to ``celery.Celery`` (``include`` and so
+    on). Raises ConfigurationError for a wrong value in the environment.
+    """
+    return LiapApp(main, settings=settings or load_settings(), **options)

@@ -1,0 +1,120 @@
+"""Settings become Celery configuration: queues with bounds, TTL and a place for their dead letters.
+
+Why a queue knows its dead-letter queue: a dead letter whose queue nobody has declared yet is lost, on RabbitMQ too.
+:class:`WorkQueue` declares the place of its dead letters before itself, so whoever can publish to it or consume from
+it has made that place exist.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit
+
+from kombu import Exchange, Queue
+from kombu.transport import get_transport_cls
+
+from liap_tasks.policies import MessagePriority
+from liap_tasks.settings import Settings
+
+__all__ = [
+    "DEAD_LETTER_EXCHANGE",
+    "DEAD_LETTER_QUEUE",
+    "WorkQueue",
+    "broker_feature",
+    "celery_configuration",
+    "dead_letter_queue",
+    "work_queue",
+]
+
+DEFAULT_QUEUE = "liap_tasks"
+DEAD_LETTER_EXCHANGE = "dead_letters"
+DEAD_LETTER_QUEUE = "dead_letters"
+
+
+def broker_feature(url: str, feature: str) -> bool:
+    """Tell whether the transport of a broker URL declares a feature (``Transport.implements``), without connecting."""
+    transport = get_transport_cls(urlsplit(url).scheme.split("+")[0] or "amqp")
+    return bool(getattr(transport, "implements", {}).get(feature, False))
+
+
+class WorkQueue(Queue):
+    """A queue that declares its dead-letter queue before itself."""
+
+    attrs = (*Queue.attrs, ("dead_letters", None))
+
+    def __init__(self, name: str = "", *args: Any, dead_letters: Queue | None = None, **options: Any) -> None:
+        super().__init__(name, *args, **options)
+        self.dead_letters = dead_letters
+
+    def declare(self, nowait: bool = False, channel: Any = None) -> str:
+        """Declare the dead-letter queue, then the exchange, the queue and the binding."""
+        if self.dead_letters is not None:
+            self.dead_letters.bind(channel or self.channel).declare()
+        return str(super().declare(nowait=nowait, channel=channel))
+
+
+def dead_letter_queue() -> Queue:
+    """Return the queue in which dead letters wait: durable, without TTL and without bound, so that none is lost."""
+    exchange = Exchange(DEAD_LETTER_EXCHANGE, type="topic", durable=True)
+    return Queue(DEAD_LETTER_QUEUE, exchange=exchange, routing_key="#", durable=True)
+
+
+def work_queue(name: str, settings: Settings) -> WorkQueue:
+    """Return a task queue with the settings' bound and TTL; what cannot stay in it goes to the dead letters.
+
+    A full queue refuses publishes (``QueueFullError`` in the caller): a publisher that knows can wait, one that is not
+    told cannot.
+    """
+    return WorkQueue(
+        name,
+        exchange=Exchange(name, type="direct", durable=True),
+        routing_key=name,
+        durable=True,
+        dead_letters=dead_letter_queue(),
+        queue_arguments={
+            "x-max-length": settings.max_queue_size,
+            "x-overflow": "reject-publish",
+            "x-message-ttl": round(settings.default_message_ttl * 1000),
+            "x-dead-letter-exchange": DEAD_LETTER_EXCHANGE,
+        },
+    )
+
+
+def celery_configuration(settings: Settings) -> dict[str, Any]:
+    """Return Celery's configuration for these settings."""
+    url = settings.broker_url
+    in_process = broker_feature(url, "in_process")
+    return {
+        "broker_url": url,
+        "broker_connection_retry_on_startup": True,
+        "broker_transport_options": {"confirm_publish": True} if url.startswith(("amqp", "pyamqp")) else {},
+        # Results go to the caller's reply queue, for the calls that ask for them (ignore_result=False).
+        "result_backend": "rpc://",
+        "result_expires": 3600,
+        "task_ignore_result": True,
+        # Done means acknowledged: a task that was cut short is delivered again.
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": True,
+        "task_acks_on_failure_or_timeout": True,
+        "task_track_started": False,
+        "task_send_sent_event": True,
+        "worker_send_task_events": not in_process,
+        "worker_prefetch_multiplier": 4,
+        # A forked child has no part in a broker that lives in its parent's memory.
+        "worker_pool": "threads" if in_process else "prefork",
+        "worker_cancel_long_running_tasks_on_connection_loss": True,
+        "task_serializer": "json",
+        "result_serializer": "json",
+        "event_serializer": "json",
+        "accept_content": ["json"],
+        "result_accept_content": ["json"],
+        "enable_utc": True,
+        "timezone": "UTC",
+        "task_queues": [work_queue(DEFAULT_QUEUE, settings)],
+        "task_default_queue": DEFAULT_QUEUE,
+        "task_default_exchange": DEFAULT_QUEUE,
+        "task_default_routing_key": DEFAULT_QUEUE,
+        "task_default_priority": int(MessagePriority.NORMAL),
+        "task_routes": {},
+        "task_inherit_parent_priority": False,
+    }

@@ -1,0 +1,190 @@
+"""Task-side dead letters: how they are written and how both kinds are read.
+
+A task's dead letter is the original message, published to the dead-letter exchange with its own routing key, body and
+headers, and one header more, ``x-liap-dead-letter`` (a table: reason, detail, exception, traceback, attempts, queue,
+exchange, routing_key, task, id, time). A broker's dead letter has RabbitMQ's ``x-death`` instead. :func:`peek` reads
+both as :class:`DeadLetterRecord`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from celery.utils.log import get_logger
+from pydantic import BaseModel, ConfigDict
+
+from liap_tasks.configuration import DEAD_LETTER_EXCHANGE, dead_letter_queue
+from liap_tasks.errors import DeadLetterError
+from liap_tasks.metadata import Attempt, MessageMetadata
+from liap_tasks.policies import DeadLetter, DeadLetterReason
+
+if TYPE_CHECKING:
+    from liap_tasks.application import LiapApp
+
+__all__ = ["HEADER", "DeadLetterRecord", "count", "peek", "publish"]
+
+HEADER = "x-liap-dead-letter"
+MAX_TRACEBACK = 8_000
+
+logger = get_logger("liap_tasks.dead_letters")
+
+
+class DeadLetterRecord(BaseModel):
+    """One dead letter.
+
+    reason, detail: why. task, id: what it was, None for a message that was no task. queue, exchange, routing_key: where
+    it was to be processed. exception, message, traceback: of the last attempt, None for a broker's dead letter.
+    attempts: the failed attempts, oldest first. at: POSIX seconds of death. args, kwargs: the call, None if unreadable.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    reason: DeadLetterReason
+    detail: str = ""
+    task: str | None = None
+    id: str | None = None
+    queue: str = ""
+    exchange: str = ""
+    routing_key: str = ""
+    exception: str | None = None
+    message: str | None = None
+    traceback: str | None = None
+    attempts: tuple[Attempt, ...] = ()
+    at: float | None = None
+    correlation_id: str | None = None
+    args: tuple[Any, ...] | None = None
+    kwargs: dict[str, Any] | None = None
+
+
+def publish(
+    app: LiapApp, request: Any, *, task: str, verdict: DeadLetter, error: BaseException | None, traceback: str
+) -> None:
+    """Publish the message of ``request`` (a task's request) to the dead-letter exchange.
+
+    Returns when the broker has it. Raises DeadLetterError when it has not: then the original must not be acknowledged.
+    """
+    metadata = MessageMetadata.from_headers(request.headers)
+    info = request.delivery_info or {}
+    exchange, routing_key = info.get("exchange") or "", info.get("routing_key") or ""
+    record = {
+        "reason": verdict.reason.value,
+        "detail": verdict.detail,
+        "task": task,
+        "id": request.id,
+        "queue": routing_key,
+        "exchange": exchange,
+        "routing_key": routing_key,
+        "exception": None if error is None else type(error).__qualname__,
+        "message": None if error is None else str(error),
+        "traceback": traceback[-MAX_TRACEBACK:],
+        "attempts": [attempt.model_dump(mode="json") for attempt in metadata.attempts],
+        "at": time.time(),
+    }
+    limits = request.timelimit or (None, None)
+    message = app.amqp.create_task_message(
+        request.id,
+        task,
+        args=list(request.args or ()),
+        kwargs=dict(request.kwargs or {}),
+        group_id=request.group,
+        group_index=request.group_index,
+        expires=request.expires,
+        retries=request.retries,
+        chord=request.chord,
+        callbacks=request.callbacks,
+        errbacks=request.errbacks,
+        reply_to=request.reply_to,
+        time_limit=limits[0],
+        soft_time_limit=limits[1],
+        root_id=request.root_id,
+        parent_id=request.parent_id,
+        shadow=request.shadow,
+        chain=request.chain,
+        origin=request.origin,
+        ignore_result=request.ignore_result,
+    )
+    custom = {key: value for key, value in (request.headers or {}).items() if key != HEADER}
+    priority = info.get("priority")
+    try:
+        with app.producer_or_acquire() as producer:
+            producer.publish(
+                message.body,
+                exchange=DEAD_LETTER_EXCHANGE,
+                routing_key=routing_key,
+                declare=[dead_letter_queue()],
+                headers={**message.headers, **custom, HEADER: record},
+                serializer=app.conf.task_serializer,
+                delivery_mode=2,
+                retry=True,
+                retry_policy=app.conf.task_publish_retry_policy,
+                **message.properties,
+                **({} if priority is None else {"priority": priority}),
+            )
+    except Exception as failure:
+        raise DeadLetterError(f"task {task}[{request.id}] could not be dead-lettered: {failure!r}") from failure
+    logger.error("Task %s[%s] is a dead letter: %s (%r)", task, request.id, verdict, error)
+
+
+def peek(app: LiapApp, limit: int = 100) -> list[DeadLetterRecord]:
+    """Return up to ``limit`` dead letters waiting in the dead-letter queue, oldest first, leaving them there."""
+    with app.connection_for_read() as connection, connection.channel() as channel:
+        queue = dead_letter_queue().bind(channel)
+        queue.declare()
+        if hasattr(channel, "peek"):
+            messages = channel.peek(queue.name, limit)
+        else:
+            # Taken and, when the channel closes, given back in their places.
+            messages = []
+            while len(messages) < limit and (message := queue.get(no_ack=False)) is not None:
+                messages.append(message)
+        return [_record(message) for message in messages]
+
+
+def count(app: LiapApp) -> int:
+    """Return how many dead letters wait in the dead-letter queue."""
+    with app.connection_for_read() as connection, connection.channel() as channel:
+        queue = dead_letter_queue().bind(channel)
+        queue.declare()
+        declared: Any = queue.queue_declare(passive=True)
+        return int(declared.message_count)
+
+
+def _record(message: Any) -> DeadLetterRecord:
+    headers: Mapping[str, Any] = message.headers or {}
+    metadata = MessageMetadata.from_headers(headers)
+    args, kwargs = _call(message)
+    common: dict[str, Any] = {
+        "task": headers.get("task"),
+        "id": headers.get("id"),
+        "correlation_id": metadata.correlation_id,
+        "args": args,
+        "kwargs": kwargs,
+    }
+    own = headers.get(HEADER)
+    if isinstance(own, Mapping):
+        return DeadLetterRecord.model_validate({**common, **own})
+    deaths = headers.get("x-death") or []
+    death: Mapping[str, Any] = deaths[0] if deaths else {}
+    keys = death.get("routing-keys") or [""]
+    at = death.get("time")
+    return DeadLetterRecord(
+        reason=DeadLetterReason(death.get("reason", DeadLetterReason.MANUAL)),
+        queue=death.get("queue", ""),
+        exchange=death.get("exchange", ""),
+        routing_key=keys[0],
+        attempts=metadata.attempts,
+        at=at.replace(tzinfo=UTC).timestamp() if isinstance(at, datetime) else at,  # AMQP timestamps are naive UTC
+        **common,
+    )
+
+
+def _call(message: Any) -> tuple[tuple[Any, ...] | None, dict[str, Any] | None]:
+    try:
+        args, kwargs, _ = json.loads(message.body)
+        return tuple(args), dict(kwargs)
+    except (ValueError, TypeError):
+        return None, None

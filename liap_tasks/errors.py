@@ -1,0 +1,42 @@
+"""What can go wrong in this package.
+
+    LiapError
+     +- ConfigurationError(variable, value, allowed)
+     +- DeadLetterError        a dead letter could not be put in its place
+     +- EmbeddedWorkerError    the worker inside this process did not start or stop
+
+``liap_tasks.DeadLetter`` is not an error but a verdict, see :mod:`liap_tasks.policies.dead_letter`. What the broker
+refuses (``QueueFullError``, ``InvalidArgumentError``, ``BrokerUnavailableError``) comes from ``transports``
+unchanged.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["ConfigurationError", "DeadLetterError", "EmbeddedWorkerError", "LiapError"]
+
+
+class LiapError(Exception):
+    """Base of the errors of liap_tasks."""
+
+
+class ConfigurationError(LiapError):
+    """A setting has a value that is not allowed. Attributes: ``variable``, ``value``, ``allowed`` (in words)."""
+
+    def __init__(self, variable: str, value: Any, allowed: str) -> None:
+        super().__init__(variable, value, allowed)
+        self.variable = variable
+        self.value = value
+        self.allowed = allowed
+
+    def __str__(self) -> str:
+        return f"{self.variable}={self.value!r} is not allowed; allowed: {self.allowed}"
+
+
+class DeadLetterError(LiapError):
+    """A dead letter could not be published; its message goes back to its queue."""
+
+
+class EmbeddedWorkerError(LiapError):
+    """The embedded worker did not start or stop in time; the text says which and what to look at."""

@@ -1,0 +1,20 @@
+"""Remote control commands: what ``celery inspect`` can ask a worker about our brokers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery.worker.control import inspect_command
+
+__all__ = ["queue_stats"]
+
+
+@inspect_command(args=[("queue", str)], signature="[queue]")
+def queue_stats(state: Any, queue: str | None = None, **_: Any) -> dict[str, Any]:
+    """Statistics of the broker's queues, by name."""
+    channel = state.consumer.connection.default_channel
+    if not hasattr(channel, "queue_stats"):
+        driver = state.consumer.connection.transport.driver_type
+        return {"error": f"the {driver} transport keeps no queue statistics; ask the broker's own management tools"}
+    stats: dict[str, Any] = channel.queue_stats(queue)
+    return stats

@@ -1,0 +1,56 @@
+"""What a message says about itself: where it comes from, what it belongs to, when it was sent.
+
+It travels in one header, ``liap``, a table; a retry carries it along, a task started by a task inherits the correlation
+id. (AMQP's own ``correlation_id`` property is Celery's: it holds the task id, for results.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+__all__ = ["HEADER", "Attempt", "MessageMetadata"]
+
+HEADER = "liap"
+
+
+class Attempt(BaseModel):
+    """One failed attempt. number: from 1. at: POSIX seconds. error: exception class. message: its text."""
+
+    model_config = ConfigDict(frozen=True)
+
+    number: int
+    at: float
+    error: str
+    message: str
+
+
+class MessageMetadata(BaseModel):
+    """The metadata of one message.
+
+    source: who sent it (the name of the sending task, or the app's). correlation_id: what it belongs to.
+    timestamp: POSIX seconds of the first publish. attempts: the failed attempts so far, oldest first.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    source: str = ""
+    correlation_id: str | None = None
+    timestamp: float | None = None
+    attempts: tuple[Attempt, ...] = ()
+
+    @classmethod
+    def from_headers(cls, headers: Mapping[str, Any] | None) -> MessageMetadata:
+        """Return what the headers of a message say; a message of other software says nothing."""
+        table = (headers or {}).get(HEADER)
+        return cls.model_validate(table) if isinstance(table, Mapping) else cls()
+
+    def as_headers(self) -> dict[str, Any]:
+        """Return the header that carries this."""
+        return {HEADER: self.model_dump(mode="json")}
+
+    def after(self, attempt: Attempt) -> MessageMetadata:
+        """Return the same with one more failed attempt."""
+        return self.model_copy(update={"attempts": (*self.attempts, attempt)})

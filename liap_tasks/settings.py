@@ -1,0 +1,71 @@
+"""The environment variables of this package: their names, defaults and bounds.
+
+A wrong value stops start-up with one line naming the variable, its value and what is allowed.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from liap_tasks.errors import ConfigurationError
+
+__all__ = ["QueueType", "Settings", "load_settings"]
+
+QueueType = Literal["memory", "priority", "redis", "rabbitmq"]
+
+_URLS: dict[str, str] = {
+    "memory": "liap-memory://",
+    "priority": "liap-priority://",
+    "redis": "redis://127.0.0.1:6379/0",
+    "rabbitmq": "amqp://guest:guest@127.0.0.1:5672//",
+}
+
+
+def _variable(default: Any, allowed: str, **bounds: Any) -> Any:
+    return Field(default, description=allowed, **bounds)
+
+
+class Settings(BaseSettings):
+    """The settings; each field is the environment variable of the same name in upper case.
+
+    Use :func:`load_settings`, which turns a wrong value into a ConfigurationError.
+    """
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", case_sensitive=False)
+
+    message_queue_type: QueueType = _variable("memory", "memory, priority, redis or rabbitmq")
+    message_queue_url: str | None = _variable(
+        None, "a broker URL such as amqp://user:password@host:5672/vhost", pattern=r"^[A-Za-z][A-Za-z0-9+.-]*://"
+    )
+    max_queue_size: int = _variable(10_000, "a whole number of messages, at least 1", ge=1)
+    default_message_ttl: float = _variable(300, "seconds, above 0", gt=0, allow_inf_nan=False)
+    dlq_max_retries: int = _variable(3, "a whole number of retries, at least 0", ge=0)
+    dlq_retry_delay: float = _variable(60, "seconds, at least 0", ge=0, allow_inf_nan=False)
+    dlq_retention_hours: float = _variable(24, "hours, above 0", gt=0, allow_inf_nan=False)
+    max_concurrent_handlers: int = _variable(10, "a whole number of handlers, at least 1", ge=1)
+    handler_timeout_seconds: float = _variable(30, "seconds, above 0", gt=0, allow_inf_nan=False)
+    batch_size: int = _variable(100, "a whole number of messages, at least 1", ge=1)
+    batch_timeout_seconds: float = _variable(5, "seconds, above 0", gt=0, allow_inf_nan=False)
+
+    @property
+    def broker_url(self) -> str:
+        """The broker: MESSAGE_QUEUE_URL if given, else the usual address of MESSAGE_QUEUE_TYPE."""
+        return self.message_queue_url or _URLS[self.message_queue_type]
+
+
+def load_settings(**values: Any) -> Settings:
+    """Return the settings from the environment, ``values`` (field names) taking precedence.
+
+    Raises ConfigurationError for the first wrong value.
+    """
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]) if first["loc"] else "settings"
+        field = Settings.model_fields.get(name.lower())
+        allowed = (field.description or "") if field else "one of " + ", ".join(map(str.upper, Settings.model_fields))
+        raise ConfigurationError(name.upper(), first["input"], allowed) from None

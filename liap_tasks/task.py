@@ -1,0 +1,216 @@
+"""The task base class: retries, timeouts and dead letters as attributes of a task.
+
+::
+
+    @app.task(retry_policy=RetryPolicy(max_retries=5, initial_delay=0.2), timeout=10)
+    def settle(game_id: str) -> None: ...
+
+Why the decision is taken inside the traced call (:meth:`LiapTask.__call__`): with late acknowledgement Celery
+acknowledges a message after its tracer has returned, so a dead letter published in here is safe before the original
+is gone. If it cannot be published, ``Reject(requeue=True)`` sends the original back to its queue. The task's own
+exception then goes on, so that state, result, ``on_failure``, error callbacks and the ``task_failure`` signal are
+Celery's own and happen once. Celery's ``autoretry_for`` would do part of this, but not delays below a second, and it
+acknowledges what it gives up.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from random import Random
+from types import CodeType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from billiard.process import current_process
+from celery import Task
+from celery.exceptions import Reject, SoftTimeLimitExceeded, TaskPredicate
+from celery.utils.log import get_logger
+from pydantic import ValidationError
+
+from liap_tasks import dead_letters
+from liap_tasks.errors import DeadLetterError
+from liap_tasks.metadata import Attempt, MessageMetadata
+from liap_tasks.policies import (
+    DeadLetter,
+    DeadLetterPolicy,
+    DeadLetterReason,
+    DeliveryOptions,
+    MessagePriority,
+    Retry,
+    RetryPolicy,
+)
+from liap_tasks.timeouts import interrupt_after
+
+if TYPE_CHECKING:
+    from liap_tasks.application import LiapApp
+
+__all__ = ["LiapTask"]
+
+logger = get_logger("liap_tasks.task")
+_rng = Random()
+
+
+class LiapTask(Task[Any, Any]):
+    """A Celery task with policies. Each attribute is an option of ``@app.task(...)``.
+
+    retry_policy: when a failed attempt is tried again. dead_letter_policy: what becomes of a message that is not.
+    timeout: seconds an attempt may take, then ``SoftTimeLimitExceeded`` is raised in it; None: HANDLER_TIMEOUT_SECONDS;
+    0: no limit. priority: default priority of its messages.
+    """
+
+    abstract = True
+    Request = "liap_tasks.request:LiapRequest"
+
+    retry_policy: RetryPolicy = RetryPolicy()
+    dead_letter_policy: DeadLetterPolicy = DeadLetterPolicy()
+    timeout: float | None = None
+    priority: MessagePriority | int | None = None
+
+    if TYPE_CHECKING:
+        app: LiapApp
+
+    # -- publishing --------------------------------------------------------------------------------------------
+
+    def apply_async(
+        self,
+        args: Any = None,
+        kwargs: Any = None,
+        task_id: str | None = None,
+        producer: Any = None,
+        link: Any = None,
+        link_error: Any = None,
+        shadow: str | None = None,
+        delivery: DeliveryOptions | None = None,
+        **options: Any,
+    ) -> Any:
+        """Publish a call; see Celery's ``apply_async`` for the options.
+
+        delivery: TTL, delay, priority and correlation id in one value; options given explicitly win.
+        Raises ``QueueFullError`` when the queue's bound refuses it.
+        """
+        if delivery is not None:
+            options = {**delivery.as_execution_options(), **options}
+        if self.app.conf.task_always_eager:
+            correlation_id = None if delivery is None else delivery.correlation_id
+            options["headers"] = self._eager_headers(options.get("headers"), correlation_id)
+        elif delivery is not None and delivery.correlation_id is not None:
+            options["metadata_correlation_id"] = delivery.correlation_id
+        return super().apply_async(args, kwargs, task_id, producer, link, link_error, shadow, **options)
+
+    def _eager_headers(self, headers: dict[str, Any] | None, correlation_id: str | None) -> dict[str, Any]:
+        return {**self.app.new_metadata(correlation_id).as_headers(), **(headers or {})}
+
+    # -- running -----------------------------------------------------------------------------------------------
+
+    @property
+    def metadata(self) -> MessageMetadata:
+        """The metadata of the message that is being processed."""
+        return MessageMetadata.from_headers(self.request.headers)
+
+    @property
+    def attempt(self) -> int:
+        """The number of the running attempt, from 1."""
+        return int(self.request.retries or 0) + 1
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run one attempt under the task's policies; called directly, just call the function."""
+        request: Any = self.request
+        if request.called_directly or getattr(request, "liap_running", False):
+            return super().__call__(*args, **kwargs)
+        request.liap_running = True
+        try:
+            return self._run_in_time(args, kwargs)
+        except TaskPredicate:  # Celery's own control flow: Retry, Ignore, Reject
+            raise
+        except Exception as error:
+            self._end_attempt(error)
+            raise
+        finally:
+            request.liap_running = False
+
+    def _run_in_time(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        limit = self._limit()
+        if not limit or in_prefork_child():  # a prefork child: Celery's own limit works there
+            return self.run(*args, **kwargs)
+        with interrupt_after(limit, SoftTimeLimitExceeded):
+            return self.run(*args, **kwargs)
+
+    @classmethod
+    def on_bound(cls, app: Any) -> None:
+        """Give Celery the same limit, which it enforces in prefork children (called when the task joins its app)."""
+        if cls.soft_time_limit is None:
+            limit: Any = app.settings.handler_timeout_seconds if cls.timeout is None else cls.timeout or None
+            cls.soft_time_limit = limit  # the stubs say int; seconds may be fractions
+
+    def _limit(self) -> float | None:
+        asked = self.request.timelimit
+        return (asked[1] if asked and asked[1] else None) or self.soft_time_limit
+
+    def _end_attempt(self, error: Exception) -> None:
+        """Carry out the policy's decision: raise Celery's Retry, or put the message among the dead letters."""
+        decision = self._decide(error)
+        self._note_attempt(error)
+        if isinstance(decision, Retry):
+            self._retry(error, decision)
+        if self.dead_letter_policy.enabled:
+            try:
+                dead_letters.publish(
+                    self.app,
+                    self.request,
+                    task=self.name,
+                    verdict=decision,
+                    error=error,
+                    traceback="".join(traceback.format_exception(error)),
+                )
+            except DeadLetterError as failure:
+                logger.critical("%s; its message goes back to its queue", failure)
+                raise Reject(failure, requeue=True) from failure
+
+    def _decide(self, error: Exception) -> Retry | DeadLetter:
+        if isinstance(error, ValidationError) and not _raised_by(error, self._body_code()):
+            return DeadLetter(DeadLetterReason.VALIDATION_FAILED, "the arguments do not fit the task")
+        decision = self.retry_policy.decide(error, attempt=self.attempt, rng=_rng)
+        exhausted = isinstance(decision, DeadLetter) and decision.reason is DeadLetterReason.RETRIES_EXHAUSTED
+        if exhausted and isinstance(error, SoftTimeLimitExceeded):
+            return DeadLetter(DeadLetterReason.TIMED_OUT, f"the attempt ran longer than {self._limit()} s")
+        return decision
+
+    def _body_code(self) -> CodeType | None:
+        function: Any = self.run
+        while hasattr(function, "__wrapped__"):
+            function = function.__wrapped__
+        return getattr(function, "__code__", None)
+
+    def _note_attempt(self, error: Exception) -> None:
+        attempt = Attempt(
+            number=self.attempt, at=time.time(), error=type(error).__qualname__, message=str(error)[:1000]
+        )
+        headers = self.request.headers or {}
+        self.request.headers = {**headers, **self.metadata.after(attempt).as_headers()}
+
+    def _retry(self, error: Exception, decision: Retry) -> NoReturn:
+        try:
+            # max_retries: the policy has decided already.
+            self.retry(exc=error, countdown=decision.delay, max_retries=self.attempt)
+        except Reject as failure:
+            # The retry could not be published. Celery would drop the message; it goes back to its queue instead.
+            reason = getattr(failure, "reason", None)
+            logger.critical("retry of %s[%s] could not be published: %r", self.name, self.request.id, reason)
+            raise Reject(reason, requeue=True) from error
+        raise AssertionError("celery's retry always raises")
+
+
+def in_prefork_child() -> bool:
+    """Tell whether this is a child of Celery's prefork pool, where Celery itself enforces time limits."""
+    process: Any = current_process()
+    return process._parent_pid is not None
+
+
+def _raised_by(error: BaseException, code: CodeType | None) -> bool:
+    """Tell whether the function with this code object was on the stack when ``error`` was raised."""
+    step = error.__traceback__
+    while step is not None:
+        if step.tb_frame.f_code is code:
+            return True
+        step = step.tb_next
+    return False

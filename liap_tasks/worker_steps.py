@@ -1,0 +1,38 @@
+"""What a worker says when it starts, where silence would mislead."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import bootsteps
+from celery.utils.log import get_logger
+
+from liap_tasks.configuration import broker_feature
+
+__all__ = ["SaysWhoSharesTheBroker"]
+
+logger = get_logger("liap_tasks.worker")
+
+
+class SaysWhoSharesTheBroker(bootsteps.StartStopStep):
+    """Warn, in one line, that a stand-alone worker on an in-process broker will never get a message."""
+
+    def start(self, parent: Any) -> None:
+        """Called when the worker starts."""
+        url = parent.app.conf.broker_url
+        if broker_feature(url, "in_process") and not getattr(parent, "embedded", False):
+            logger.warning(
+                "this worker shares its broker %s with no other process: it will only see what its own tasks send. "
+                "Run it inside the publishing program (liap_tasks.EmbeddedWorker), or set MESSAGE_QUEUE_TYPE=rabbitmq "
+                "or MESSAGE_QUEUE_URL",
+                url,
+            )
+        elif url.startswith("redis"):
+            logger.warning(
+                "kombu's redis transport honours neither bounds nor TTL nor dead-letter exchanges of queues: %s keeps "
+                "task-side dead letters only. MESSAGE_QUEUE_TYPE=rabbitmq honours all of them",
+                parent.app.connection_for_read().as_uri(),
+            )
+
+    def stop(self, parent: Any) -> None:
+        """Nothing to end."""
