@@ -44,6 +44,8 @@ def _copy_value(key: str, value: Any) -> Any:
         return int(value)
     if isinstance(value, float):
         return float(value)
+    if isinstance(value, bytes | datetime | Decimal):
+        return value
     raise InvalidArgumentError(
         f"header {key}", value, "None, bool, int, float, str, bytes, datetime, Decimal, and lists and dicts of them"
     )

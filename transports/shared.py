@@ -119,18 +119,20 @@ class SharedBroker:
     def _run_timer(self) -> None:
         """Run what comes due; end when nothing has been due for a while."""
         with self.lock:
-            while not self.forked:
-                due = self.engine.next_due()
-                if due is None:
-                    if not self._changed.wait(TIMER_LINGER) and self.engine.next_due() is None:
-                        break
-                    continue
-                wait = due - self._clock.now()
-                if wait > 0:
-                    self._changed.wait(min(wait, threading.TIMEOUT_MAX))
-                else:
-                    self.engine.run_due()
-            self._timer = None
+            try:
+                while not self.forked:
+                    due = self.engine.next_due()
+                    if due is None:
+                        if not self._changed.wait(TIMER_LINGER) and self.engine.next_due() is None:
+                            break
+                        continue
+                    wait = due - self._clock.now()
+                    if wait > 0:
+                        self._changed.wait(min(wait, threading.TIMEOUT_MAX))
+                    else:
+                        self.engine.run_due()
+            finally:
+                self._timer = None
 
     def mark_forked(self) -> None:
         """Make this copy unusable: it lives in a forked child now. Its lock may have been held, so it gets another."""

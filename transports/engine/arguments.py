@@ -102,9 +102,10 @@ def _flag() -> tuple[Callable[[Any], Any], str]:
 
 def _one_of(*choices: str) -> tuple[Callable[[Any], Any], str]:
     def parse(value: Any) -> str:
-        if value not in choices:
-            raise ValueError
-        return str(value)
+        for choice in choices:
+            if value == choice:  # the choice itself: a member of an enumeration compares equal and prints otherwise
+                return choice
+        raise ValueError
 
     return parse, "one of " + ", ".join(choices)
 

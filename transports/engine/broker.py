@@ -43,6 +43,9 @@ __all__ = ["Broker", "DeclaredQueue", "Got"]
 
 logger = logging.getLogger("transports.broker")
 
+# Deliveries that no consumer has seen: (delivery tag, entry, consumer).
+Unseen = Iterable[tuple[int, Entry, Consumer]]
+
 CONSUMER_ARGUMENTS = ("x-priority",)
 PREDECLARED = {
     "amq.direct": "direct",
@@ -97,7 +100,7 @@ class Broker:
         self._on_room = on_room
         self._timers: list[tuple[float, int, Queue]] = []
         self._timer_ids = count()
-        self._dead: deque[tuple[Queue, Message, Reason]] = deque()
+        self._dead: deque[tuple[Queue, Message, Reason, str | None]] = deque()
         for name, kind in PREDECLARED.items():
             self.exchanges[name] = EXCHANGE_TYPES[kind](name, durable=True)
 
@@ -115,16 +118,24 @@ class Broker:
         connection.channels.append(channel)
         return channel
 
-    def close_channel(self, channel: Channel) -> None:
-        """End the channel's consumers and put what it holds back in the queues, marked redelivered."""
+    def close_channel(self, channel: Channel, unseen: Unseen = ()) -> None:
+        """End the channel's consumers and put what it holds back in the queues, marked redelivered.
+
+        unseen: deliveries that nobody has seen; they go back as if they had not been made.
+        """
         if not channel.open:
             return
+        self._catch_up()
         channel.open = False
-        for tag in list(channel.consumers):
-            self.cancel(channel, tag, requeue=False)
-        self._give_back(channel, list(channel.held))
+        # Nothing may be pushed to this channel any more before what it holds is put back.
+        touched: dict[Queue, None] = {}
+        for consumer in list(channel.consumers.values()):
+            self._detach(consumer)
+            touched[consumer.queue] = None
+        self._undeliver(channel, unseen, touched)
+        self._give_back(channel, list(channel.held), touched)
         channel.connection.channels.remove(channel)
-        self._settle()
+        self._resume(touched)
 
     def close_connection(self, connection: ClientConnection) -> None:
         """Close its channels and delete its exclusive queues."""
@@ -219,8 +230,7 @@ class Broker:
     ) -> None:
         """Remove a binding between exchanges; a missing one changes nothing."""
         exchange, target = self.exchanges.get(source), self.exchanges.get(destination)
-        if exchange is not None and target is not None:
-            exchange.unbind(target, routing_key, arguments)
+        if exchange is not None and target is not None and exchange.unbind(target, routing_key, arguments):
             self._auto_delete_exchange(exchange)
 
     def _exchange(self, name: str) -> Exchange:
@@ -341,8 +351,8 @@ class Broker:
         queue, source = self.queues.get(name), self.exchanges.get(exchange)
         if queue is not None and source is not None:
             self._check_owner(queue, connection)
-            source.unbind(queue, routing_key, arguments)
-            self._auto_delete_exchange(source)
+            if source.unbind(queue, routing_key, arguments):
+                self._auto_delete_exchange(source)
 
     def purge_queue(self, connection: ClientConnection, name: str) -> int:
         """Remove the ready messages for good and return how many there were."""
@@ -413,7 +423,6 @@ class Broker:
         if not targets:
             self.unroutable += 1
             return False
-        full: Queue | None = None
         refused: list[Queue] = []
         for queue in targets:
             if queue.refuses(message):
@@ -423,13 +432,13 @@ class Broker:
         for queue in targets:
             if queue in refused:
                 queue.refuse(message)
-                full = full or queue
             else:
                 queue.enqueue(message, now)
         if self._dead:
             self._settle()
-        if full is not None:
-            raise full.full()
+        if refused:
+            errors = [queue.full() for queue in refused]  # each of them counts its refusal
+            raise errors[0]
         return True
 
     def full(self, queue_name: str) -> QueueFull:
@@ -469,8 +478,8 @@ class Broker:
         no_ack: bool = False,
         exclusive: bool = False,
         arguments: Mapping[str, Any] | None = None,
-    ) -> str:
-        """Subscribe a channel to a queue and return the consumer tag; ready messages are pushed at once.
+    ) -> Consumer:
+        """Subscribe a channel to a queue. The caller calls :meth:`begin` when it can take deliveries.
 
         arguments: ``x-priority`` (integer, larger is served first, default 0).
         Raises ChannelRefusal 404, 405, 403 (an exclusive consumer is or would be in the way), 406 (tag in use).
@@ -501,21 +510,40 @@ class Broker:
         channel.consumers[tag] = consumer
         queue.rota.add(consumer)
         queue.touch()
-        queue.dispatch()
-        return tag
+        return consumer
 
-    def cancel(self, channel: Channel, tag: str, *, requeue: bool = True) -> None:
-        """End a subscription; what it holds stays held by the channel. An unknown tag changes nothing."""
-        consumer = channel.consumers.pop(tag, None)
+    def begin(self, consumer: Consumer) -> None:
+        """Push the messages that are ready for a new consumer."""
+        consumer.queue.dispatch()
+
+    def cancel(self, channel: Channel, tag: str, unseen: Unseen = ()) -> None:
+        """End a subscription; what it holds stays held by the channel. An unknown tag changes nothing.
+
+        unseen: its deliveries that nobody has seen; they go back as if they had not been made.
+        """
+        self._catch_up()
+        consumer = channel.consumers.get(tag)
         if consumer is None:
             return
-        queue = consumer.queue
-        queue.rota.remove(consumer)
-        queue.touch()
-        if queue.auto_delete and not queue.rota:
-            self._delete(queue)
-        elif requeue:
-            queue.dispatch()
+        self._detach(consumer)
+        touched: dict[Queue, None] = {consumer.queue: None}
+        self._undeliver(channel, unseen, touched)
+        self._resume(touched)
+        self._dispatch(channel)
+
+    def _detach(self, consumer: Consumer) -> None:
+        del consumer.channel.consumers[consumer.tag]
+        consumer.queue.rota.remove(consumer)
+        consumer.queue.touch()
+
+    def _resume(self, queues: Iterable[Queue]) -> None:
+        """Go on with queues that lost a consumer or got messages back."""
+        for queue in queues:
+            if queue.auto_delete and queue.consumed and not queue.rota:
+                self._delete(queue)
+            else:
+                queue.settle_returns()
+        self._settle()
 
     def get(self, channel: Channel, queue_name: str, *, no_ack: bool = False) -> Got | None:
         """Take the next ready message, or None when there is none."""
@@ -537,6 +565,7 @@ class Broker:
 
     def ack(self, channel: Channel, tag: int, *, multiple: bool = False) -> None:
         """Settle a delivery (or all up to it; 0 for all) as done. Raises ChannelRefusal 406 for an unknown tag."""
+        self._catch_up()
         if not multiple:
             held = channel.release(tag)
             held.queue.acknowledge(held.entry)
@@ -558,37 +587,44 @@ class Broker:
         self._run_due()
         tags = channel.up_to(tag) if multiple else [tag]
         if requeue:
-            self._give_back(channel, tags)
+            touched: dict[Queue, None] = {}
+            self._give_back(channel, tags, touched)
+            self._resume(touched)
         else:
             for one in tags:
                 held = channel.release(one)
                 held.queue.reject(held.entry)
+            self._settle()
         self._dispatch(channel)
-        self._settle()
 
-    def recover(self, channel: Channel) -> None:
-        """Put everything the channel holds back in its place, marked redelivered."""
+    def recover(self, channel: Channel, unseen: Unseen = ()) -> None:
+        """Put everything the channel holds back in its place, marked redelivered (but for what nobody has seen)."""
         self._run_due()
-        self._give_back(channel, list(channel.held))
+        touched: dict[Queue, None] = {}
+        self._undeliver(channel, unseen, touched)
+        self._give_back(channel, list(channel.held), touched)
+        self._resume(touched)
         self._dispatch(channel)
-        self._settle()
 
-    def undeliver(self, channel: Channel, unseen: Iterable[tuple[int, Entry, Consumer]]) -> None:
-        """Put back deliveries (tag, entry, consumer) that nobody has seen, as if they had not been made.
+    def undeliver(self, channel: Channel, unseen: Unseen) -> None:
+        """Put back deliveries that nobody has seen, as if they had not been made.
 
         Those made without acknowledgement come back too, which RabbitMQ cannot do: to it, sent is done.
         """
-        queues: dict[Queue, None] = {}
+        self._catch_up()
+        touched: dict[Queue, None] = {}
+        self._undeliver(channel, unseen, touched)
+        self._resume(touched)
+        self._dispatch(channel)
+
+    def _undeliver(self, channel: Channel, unseen: Unseen, touched: dict[Queue, None]) -> None:
         for tag, entry, consumer in unseen:
             if consumer.no_ack:
                 consumer.queue.undeliver(entry, settled=True)
             elif tag in channel.held:
                 channel.release(tag)
                 consumer.queue.undeliver(entry)
-            queues[consumer.queue] = None
-        for queue in queues:
-            queue.settle_returns()
-        self._settle()
+            touched[consumer.queue] = None
 
     def qos(self, channel: Channel, prefetch_count: int, *, for_channel: bool = False) -> None:
         """Limit unacknowledged deliveries; 0 means no limit.
@@ -598,6 +634,7 @@ class Broker:
         """
         if not isinstance(prefetch_count, int) or not 0 <= prefetch_count <= 65535:
             raise InvalidArgument("prefetch_count", prefetch_count, "an integer from 0 to 65535")
+        self._catch_up()
         if for_channel:
             channel.global_prefetch = prefetch_count
             self._dispatch(channel)
@@ -606,6 +643,7 @@ class Broker:
 
     def flow(self, channel: Channel, active: bool) -> None:
         """Stop or resume deliveries to the channel's consumers."""
+        self._catch_up()
         channel.flowing = active
         self._dispatch(channel)
 
@@ -614,12 +652,11 @@ class Broker:
             if consumer.queue.ready.live:
                 consumer.queue.dispatch()
 
-    def _give_back(self, channel: Channel, tags: list[int]) -> None:
-        returned: list[Held] = [channel.release(tag) for tag in tags]
-        for held in returned:
+    def _give_back(self, channel: Channel, tags: list[int], touched: dict[Queue, None]) -> None:
+        for tag in tags:
+            held: Held = channel.release(tag)
             held.queue.give_back(held.entry)
-        for queue in dict.fromkeys(held.queue for held in returned):
-            queue.settle_returns()
+            touched[held.queue] = None
 
     # -- looking in --------------------------------------------------------------------------------------------
 
@@ -680,6 +717,12 @@ class Broker:
         """Do everything that is due by now."""
         self._run_due()
 
+    def _catch_up(self) -> None:
+        """Run what is due, if anything is (the cheap form for the hot path)."""
+        timers = self._timers
+        if timers and timers[0][0] <= self.clock.now():
+            self._run_due()
+
     def _run_due(self) -> None:
         now = self.clock.now()
         timers = self._timers
@@ -715,29 +758,32 @@ class Broker:
         if self._on_room is not None:
             self._on_room()
 
-    def dead_letter(self, queue: Queue, message: Message, reason: Reason) -> None:
-        """Note a dead letter; it is routed when the current operation is done."""
-        self._dead.append((queue, message, reason))
+    def dead_letter(self, queue: Queue, message: Message, reason: Reason, only: str | None = None) -> None:
+        """Note a dead letter; it is routed when the current operation is done. only: try this queue and no other."""
+        self._dead.append((queue, message, reason, only))
 
     def _settle(self) -> None:
         """Route the dead letters noted so far, and those that this causes."""
         dead = self._dead
         while dead:
-            queue, message, reason = dead.popleft()
-            if not self._route_dead_letter(queue, message, reason):
+            queue, message, reason, only = dead.popleft()
+            refused_by = self._route_dead_letter(queue, message, reason, only)
+            for target in refused_by:
                 if queue.arguments.dead_letter_strategy == "at-least-once" and not queue.deleted:
-                    queue.strand(message, reason)
+                    queue.strand(message, reason, target)
                 else:
                     logger.warning(
-                        "dead letter of queue %r (%s) found no queue behind exchange %r and is gone; "
-                        "x-dead-letter-strategy=at-least-once would keep it",
+                        "a dead letter of queue %r (%s) %s and is gone; x-dead-letter-strategy=at-least-once "
+                        "would keep it",
                         queue.name,
                         reason,
-                        queue.arguments.dead_letter_exchange,
+                        f"was refused by the full queue {target!r}"
+                        if target is not None
+                        else f"found no queue behind exchange {queue.arguments.dead_letter_exchange!r}",
                     )
 
-    def _route_dead_letter(self, queue: Queue, message: Message, reason: Reason) -> bool:
-        """Publish one dead letter; False when no queue took it and it did not end in a cycle."""
+    def _route_dead_letter(self, queue: Queue, message: Message, reason: Reason, only: str | None) -> list[str | None]:
+        """Publish one dead letter; return the queues that had no room for it, or [None] when there is no queue."""
         arguments = queue.arguments
         name = arguments.dead_letter_exchange or ""
         letter = dead_letter_of(
@@ -749,30 +795,33 @@ class Broker:
             at=self.clock.time(),
         )
         targets: list[Queue]
-        if name == "":
+        if only is not None:
+            target = self.queues.get(only)
+            if target is None:  # deleted meanwhile, and with it what it held
+                return []
+            targets = [target]
+        elif name == "":
             target = self.queues.get(letter.routing_key)
             targets = [] if target is None else [target]
         else:
             exchange = self.exchanges.get(name)
             targets = [] if exchange is None else list(self._targets(exchange, letter))
         if not targets:
-            return False
+            return [None]
         now = self.clock.now()
-        taken = False
+        refused_by: list[str | None] = []
         for target in targets:
             if ends_in_cycle(letter, target.name):
                 logger.info(
-                    "dead letter of queue %r (%s) came back to queue %r without a rejection and is dropped",
+                    "a dead letter of queue %r (%s) came back to queue %r without a rejection and is dropped",
                     queue.name,
                     reason,
                     target.name,
                 )
-                taken = True
             elif target.refuses(letter):
                 target.full()
-                target.refuse(letter)
-                taken = taken or target.arguments.overflow == "reject-publish-dlx"
+                if not target.refuse(letter):
+                    refused_by.append(target.name)
             else:
                 target.enqueue(letter, now)
-                taken = True
-        return taken
+        return refused_by

@@ -34,7 +34,8 @@ def dead_letter_of(
     deaths = _deaths(headers)
     same = next((death for death in deaths if death.get("queue") == queue and death.get("reason") == reason), None)
     if same is not None:
-        newest = {**same, "count": same["count"] + 1}
+        before = same.get("count")  # a publisher may have written anything
+        newest = {**same, "count": before + 1 if isinstance(before, int) else 1}
     else:
         newest = {
             "count": 1,

@@ -75,18 +75,20 @@ class Exchange:
             self.bindings[binding] = table
             self.index(binding, table)
 
-    def unbind(self, destination: Queue | Exchange, routing_key: str, arguments: Headers | None) -> None:
-        """Remove a binding; an unknown one changes nothing."""
-        self._drop(Binding(destination, routing_key, canonical(dict(arguments or {}))))
+    def unbind(self, destination: Queue | Exchange, routing_key: str, arguments: Headers | None) -> bool:
+        """Remove a binding and tell whether there was one."""
+        return self._drop(Binding(destination, routing_key, canonical(dict(arguments or {}))))
 
     def unbind_all(self, destination: Queue | Exchange) -> None:
         """Remove every binding to ``destination``."""
         for binding in [one for one in self.bindings if one.destination is destination]:
             self._drop(binding)
 
-    def _drop(self, binding: Binding) -> None:
-        if self.bindings.pop(binding, None) is not None:
-            self.unindex(binding)
+    def _drop(self, binding: Binding) -> bool:
+        if self.bindings.pop(binding, None) is None:
+            return False
+        self.unindex(binding)
+        return True
 
     def check(self, table: Headers) -> None:
         """Refuse binding arguments that mean nothing to this type (none do, for most)."""

@@ -18,6 +18,7 @@ READY, UNACKED, DELAYED, GONE = range(4)
 
 MAX_DELAY_MS = 2**32 - 1
 MAX_PRIORITY = 255
+MAX_EXPIRATION_DIGITS = 12  # some thirty years
 
 
 class Message:
@@ -62,7 +63,7 @@ class Message:
         priority = properties.get("priority")
         if priority is None:
             self.priority = 0
-        elif isinstance(priority, int) and 0 <= priority <= MAX_PRIORITY and priority is not True:
+        elif isinstance(priority, int) and not isinstance(priority, bool) and 0 <= priority <= MAX_PRIORITY:
             self.priority = priority
         else:
             raise InvalidArgument("priority", priority, f"an integer from 0 to {MAX_PRIORITY}")
@@ -88,8 +89,8 @@ class Message:
 
 def parse_expiration(value: Any) -> float:
     """Return seconds for an AMQP ``expiration`` property: a string of whole milliseconds, 0 or more."""
-    text = value if isinstance(value, str) else None
-    if text is None or not (text.isascii() and text.isdigit()):
+    text = value if isinstance(value, str) else ""
+    if not (text.isascii() and text.isdigit() and len(text) <= MAX_EXPIRATION_DIGITS):
         raise precondition_failed(f"invalid expiration '{value}': a string of whole milliseconds, 0 or more, is needed")
     return int(text) / 1000.0
 

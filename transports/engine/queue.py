@@ -43,8 +43,11 @@ class QueueHost(Protocol):
 
     clock: Clock
 
-    def dead_letter(self, queue: Queue, message: Message, reason: Reason) -> None:
-        """Publish a message to the queue's dead-letter exchange when the current operation is done."""
+    def dead_letter(self, queue: Queue, message: Message, reason: Reason, only: str | None = None) -> None:
+        """Publish a message to the queue's dead-letter exchange when the current operation is done.
+
+        only: the one queue behind the exchange that it is still meant for.
+        """
 
     def timer_changed(self, queue: Queue, due: float) -> None:
         """Call :meth:`Queue.run_due` at ``due`` at the latest."""
@@ -83,10 +86,12 @@ class Queue:
         self.unacked = 0
         self.delayed = 0
         self.ready_bytes = 0
+        self.delayed_bytes = 0
         self.bytes = 0
+        self.consumed = False  # it has had a consumer
         self.awaited = 0  # publishers waiting for room
         self.scheduled = NEVER  # when the broker will call run_due
-        self.stranded: list[tuple[Message, Reason]] = []
+        self.stranded: list[tuple[Message, Reason, str | None]] = []
         self.expiries = DueHeap(lambda entry, due: entry.state == READY and entry.expires_at == due)
         self.delays = DueHeap(lambda entry, due: entry.state == DELAYED and entry.due == due)
         self._host = host
@@ -112,7 +117,9 @@ class Queue:
         arguments = self.arguments
         if arguments.max_length is not None and self.ready.live + self.delayed >= arguments.max_length:
             return True
-        return arguments.max_length_bytes is not None and self.ready_bytes + message.size > arguments.max_length_bytes
+        if arguments.max_length_bytes is None:
+            return False
+        return self.ready_bytes + self.delayed_bytes + message.size > arguments.max_length_bytes
 
     def full(self) -> QueueFull:
         """Return the error for a refused publisher, counting the refusal.
@@ -126,11 +133,13 @@ class Queue:
         bound = arguments.max_length if arguments.max_length is not None else arguments.max_length_bytes
         return QueueFull(self.name, bound or 0, wait)
 
-    def refuse(self, message: Message) -> None:
-        """Pass a refused message to the dead-letter exchange where the overflow rule says so."""
-        if self.arguments.overflow == "reject-publish-dlx" and self.arguments.dead_letter_exchange is not None:
-            self.counters.dead_lettered += 1
-            self._host.dead_letter(self, message, "maxlen")
+    def refuse(self, message: Message) -> bool:
+        """Pass a refused message to the dead-letter exchange where the overflow rule says so; tell whether it did."""
+        if self.arguments.overflow != "reject-publish-dlx" or self.arguments.dead_letter_exchange is None:
+            return False
+        self.counters.dead_lettered += 1
+        self._host.dead_letter(self, message, "maxlen")
+        return True
 
     def enqueue(self, message: Message, now: float) -> None:
         """Take a message in. Bounds that refuse are checked before, by :meth:`refuses`."""
@@ -139,13 +148,14 @@ class Queue:
             return
         self.counters.enqueued += 1
         self.bytes += message.size
+        self._next_seq = seq = self._next_seq + 1
         if message.delay:
-            entry = Entry(message, 0, now)
+            entry = Entry(message, seq, now)  # the number orders those that come due together
             entry.state = DELAYED
             self.delayed += 1
+            self.delayed_bytes += message.size
             self._delay_until(entry, now + message.delay)
             return
-        self._next_seq = seq = self._next_seq + 1
         self._make_ready(Entry(message, seq, now), now)
 
     def _is_duplicate(self, message: Message, now: float) -> bool:
@@ -205,6 +215,7 @@ class Queue:
             entry = ready.pop() if arguments.overflow == "drop-head" else ready.pop_lowest()
             if entry is None:
                 return
+            entry.state = GONE
             self._left_ready(entry)
             self.counters.dropped += 1
             self._leave(entry, "maxlen")
@@ -234,18 +245,18 @@ class Queue:
         entry = self.ready.pop()
         if entry is None:
             return None
+        entry.state = GONE if no_ack else UNACKED
         self._left_ready(entry)
         self.counters.delivered += 1
         if no_ack:
-            entry.state = GONE
             self.bytes -= entry.message.size
             self.counters.acknowledged += 1
         else:
-            entry.state = UNACKED
             self.unacked += 1
         return entry
 
     def _left_ready(self, entry: Entry) -> None:
+        # The entry's state says so already: the heap must not take its pair for one that still waits.
         self.ready_bytes -= entry.message.size
         if entry.expires_at is not None:
             self.expiries.left_early()
@@ -343,9 +354,9 @@ class Queue:
         """Remove all ready messages for good (they are not dead letters) and return how many there were."""
         count = 0
         while (entry := self.ready.pop()) is not None:
+            entry.state = GONE
             self._left_ready(entry)
             self.bytes -= entry.message.size
-            entry.state = GONE
             entry.message = SETTLED
             count += 1
         self.counters.purged += count
@@ -355,11 +366,12 @@ class Queue:
 
     def delayed_entries(self) -> list[Entry]:
         """Return the delayed entries, soonest first."""
-        return sorted(self.delays.entries(), key=lambda entry: entry.due)
+        return sorted(self.delays.entries(), key=lambda entry: (entry.due, entry.seq))
 
     def cancel_delayed(self, entry: Entry) -> None:
         """Remove a delayed entry for good; it counts as purged."""
         self.delayed -= 1
+        self.delayed_bytes -= entry.message.size
         self.bytes -= entry.message.size
         entry.state = GONE
         entry.message = SETTLED
@@ -370,13 +382,14 @@ class Queue:
 
     def reschedule(self, entry: Entry, delay: float) -> None:
         """Let a delayed entry become ready ``delay`` seconds (>= 0) from now."""
-        self.delays.left_early()
         self._delay_until(entry, self._clock.now() + delay)
+        self.delays.left_early()
 
     # -- time --------------------------------------------------------------------------------------------------
 
     def touch(self) -> None:
-        """Count the queue as used now, for ``x-expires``."""
+        """Count the queue as used now, for ``x-expires`` and auto-delete."""
+        self.consumed = self.consumed or bool(self.rota)
         expires = self.arguments.expires
         if expires is None:
             return
@@ -390,9 +403,12 @@ class Queue:
         """Tell whether the queue has been unused for its ``x-expires``."""
         return self._idle_until <= now
 
-    def strand(self, message: Message, reason: Reason) -> None:
-        """Keep a dead letter that found no place (strategy at-least-once) and try again in a second."""
-        self.stranded.append((message, reason))
+    def strand(self, message: Message, reason: Reason, target: str | None) -> None:
+        """Keep a dead letter that found no place (strategy at-least-once) and try again in a second.
+
+        target: the full queue it is meant for, or None when there was no queue at all.
+        """
+        self.stranded.append((message, reason, target))
         self._stranded_until = self._clock.now() + STRANDED_RETRY
         self._host.timer_changed(self, self._stranded_until)
 
@@ -402,6 +418,7 @@ class Queue:
             self._expire(entry)
         while (entry := self.delays.pop_due(now)) is not None:
             self.delayed -= 1
+            self.delayed_bytes -= entry.message.size
             self._next_seq = entry.seq = self._next_seq + 1
             entry.since = now
             entry.state = READY
@@ -409,8 +426,8 @@ class Queue:
         if self._stranded_until <= now:
             self._stranded_until = NEVER
             stranded, self.stranded = self.stranded, []
-            for message, reason in stranded:
-                self._host.dead_letter(self, message, reason)
+            for message, reason, target in stranded:
+                self._host.dead_letter(self, message, reason, target)
 
     def next_due(self) -> float:
         """Return when :meth:`run_due` has something to do next (clock reading), infinity for never."""

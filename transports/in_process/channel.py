@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
-from uuid import uuid4
 
 from amqp.exceptions import ConsumerCancelled, NoConsumers, RecoverableConnectionError
 from amqp.protocol import queue_declare_ok_t
@@ -21,7 +20,7 @@ from kombu.transport.base import to_rabbitmq_queue_arguments  # type: ignore[att
 from transports import engine
 from transports.errors import from_engine
 from transports.headers import copy_table
-from transports.in_process.inbox import Arrival
+from transports.in_process.inbox import Arrival, unseen
 from transports.received import ReceivedMessage
 
 if TYPE_CHECKING:
@@ -51,8 +50,9 @@ class Channel(base.StdChannel):
         self.events: defaultdict[str, set[Callable[..., Any]]] = defaultdict(set)
         self._shared = connection.shared
         self._broker = connection.shared.engine
-        self._callbacks: dict[str, Callable[[ReceivedMessage], Any]] = {}
-        self._on_cancel: dict[str, Callable[[str], Any]] = {}
+        # By consumer and not by tag: a tag may be used again before the news of its first consumer's end was drained.
+        self._callbacks: dict[engine.Consumer, Callable[[ReceivedMessage], Any]] = {}
+        self._on_cancel: dict[engine.Consumer, Callable[[str], Any]] = {}
         options = getattr(connection.client, "transport_options", None) or {}
         self._block_timeout = float(options.get("block_timeout", DEFAULT_BLOCK_TIMEOUT))
         with self._shared.lock:
@@ -269,39 +269,32 @@ class Channel(base.StdChannel):
         if callback is None:
             raise ValueError("basic_consume needs a callback")
         with self._operation() as broker:
-            # The callback must be known before the first delivery, and that comes while consume still runs.
-            tag = consumer_tag or f"ctag-{uuid4().hex}"
-            self._callbacks.setdefault(tag, callback)
-            try:
-                broker.consume(self._channel, queue, tag, no_ack=no_ack, exclusive=exclusive, arguments=arguments)
-            except engine.EngineError:
-                if tag not in self._channel.consumers:
-                    del self._callbacks[tag]
-                raise
+            consumer = broker.consume(
+                self._channel, queue, consumer_tag or "", no_ack=no_ack, exclusive=exclusive, arguments=arguments
+            )
+            self._callbacks[consumer] = callback
             if no_ack:
-                self.no_ack_consumers.add(tag)
+                self.no_ack_consumers.add(consumer.tag)
             if on_cancel is not None:
-                self._on_cancel[tag] = on_cancel
-        return tag
+                self._on_cancel[consumer] = on_cancel
+            broker.begin(consumer)
+        return consumer.tag
 
     def basic_cancel(self, consumer_tag: str, nowait: bool = False) -> None:
         """End a consumer; deliveries that its callback has not seen go back to the queue."""
         with self._operation() as broker:
-            broker.cancel(self._channel, consumer_tag, requeue=False)
-            self._forget(consumer_tag)
-            self._take_back(self._live_connection().inbox.recall(self._channel, consumer_tag))
+            consumer = self._channel.consumers.get(consumer_tag)
+            if consumer is None:
+                return
+            recalled = self._live_connection().inbox.recall(self._channel, consumer_tag)
+            broker.cancel(self._channel, consumer_tag, unseen(recalled))
+            self._forget(consumer)
 
-    def _take_back(self, unseen: list[Arrival]) -> None:
-        """Return deliveries that nobody has seen to their queues. The broker's lock is held."""
-        self._broker.undeliver(
-            self._channel,
-            [(arrival.tag, arrival.entry, arrival.consumer) for arrival in unseen if arrival.entry is not None],
-        )
-
-    def _forget(self, consumer_tag: str) -> Callable[[str], Any] | None:
-        self._callbacks.pop(consumer_tag, None)
-        self.no_ack_consumers.discard(consumer_tag)
-        return self._on_cancel.pop(consumer_tag, None)
+    def _forget(self, consumer: engine.Consumer) -> Callable[[str], Any] | None:
+        self._callbacks.pop(consumer, None)
+        if consumer.tag not in self._channel.consumers:
+            self.no_ack_consumers.discard(consumer.tag)
+        return self._on_cancel.pop(consumer, None)
 
     def basic_get(self, queue: str = "", no_ack: bool = False, **_: Any) -> ReceivedMessage | None:
         """Return the next message of a queue, or None."""
@@ -326,15 +319,17 @@ class Channel(base.StdChannel):
         consumer, entry = arrival.consumer, arrival.entry
         tag = consumer.tag
         if entry is None:
-            on_cancel = self._forget(tag)
+            on_cancel = self._forget(consumer)
             if on_cancel is None:
                 raise ConsumerCancelled(tag, (60, 30))
             on_cancel(tag)
             return
-        callback = self._callbacks.get(tag)
+        if not consumer.no_ack and arrival.tag not in self._channel.held:
+            return  # settled or given back meanwhile, with others (ack multiple, recover)
+        callback = self._callbacks.get(consumer)
         if callback is None:  # another thread cancelled the consumer while this delivery was on its way
             with self._shared.lock:
-                self._take_back([arrival])
+                self._broker.undeliver(self._channel, unseen([arrival]))
             return
         message = entry.message
         delivery_info = {
@@ -375,7 +370,7 @@ class Channel(base.StdChannel):
     def basic_recover(self, requeue: bool = False) -> None:
         """Put all that the channel holds back in the queues; ``requeue=False`` does the same, as in RabbitMQ."""
         with self._operation() as broker:
-            broker.recover(self._channel)
+            broker.recover(self._channel, unseen(self._live_connection().inbox.recall(self._channel)))
 
     def basic_qos(self, prefetch_size: int = 0, prefetch_count: int = 0, a_global: bool = False, **kw: Any) -> None:
         """Limit unacknowledged messages: for consumers started from now on, or at once for the whole channel."""
@@ -435,8 +430,7 @@ class Channel(base.StdChannel):
         self.connection = None
         if not self._shared.forked:
             with self._shared.lock:
-                self._take_back(connection.inbox.recall(self._channel))
-                self._broker.close_channel(self._channel)
+                self._broker.close_channel(self._channel, unseen(connection.inbox.recall(self._channel)))
         connection.channels.pop(self._channel, None)
         self._callbacks.clear()
 

@@ -12,7 +12,7 @@ from amqp.exceptions import RecoverableConnectionError
 
 from transports import engine
 from transports.brokers import shared_broker
-from transports.in_process.inbox import Arrival, Inbox
+from transports.in_process.inbox import Arrival, Inbox, unseen
 from transports.shared import SharedBroker
 
 if TYPE_CHECKING:
@@ -47,10 +47,11 @@ class InProcessConnection:
 
         timeout: seconds, None for ever, 0 not to wait. Raises ``socket.timeout`` when nothing came in time.
         """
+        if self.shared.forked:
+            self.shared.check_process()
         inbox = self.inbox
         arrival = inbox.take()
         if arrival is None:
-            self.shared.check_process()
             arrival = inbox.wait(timeout)
         stop = monotonic() + DRAIN_SECONDS
         for _ in range(DRAIN_COUNT):
@@ -98,10 +99,10 @@ def _close_soon(shared: SharedBroker, connection: engine.ClientConnection, inbox
 
 
 def _close(shared: SharedBroker, connection: engine.ClientConnection, inbox: Inbox) -> None:
-    if not shared.forked:
-        with shared.lock:
-            for channel in connection.channels:
-                unseen = inbox.recall(channel)
-                shared.engine.undeliver(channel, [(a.tag, a.entry, a.consumer) for a in unseen if a.entry is not None])
-            shared.engine.close_connection(connection)
+    if shared.forked:  # the parent's broker is not ours to change, and its locks may be held for ever
+        return
+    with shared.lock:
+        for channel in list(connection.channels):
+            shared.engine.close_channel(channel, unseen(inbox.recall(channel)))
+        shared.engine.close_connection(connection)
     inbox.close()

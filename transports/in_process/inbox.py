@@ -18,7 +18,7 @@ from amqp.exceptions import RecoverableConnectionError
 
 from transports import engine
 
-__all__ = ["Arrival", "Inbox"]
+__all__ = ["Arrival", "Inbox", "unseen"]
 
 
 class Arrival(NamedTuple):
@@ -30,11 +30,17 @@ class Arrival(NamedTuple):
     entry: engine.Entry | None
 
 
+def unseen(arrivals: list[Arrival]) -> list[tuple[int, engine.Entry, engine.Consumer]]:
+    """Return recalled arrivals as the engine takes them back."""
+    return [(arrival.tag, arrival.entry, arrival.consumer) for arrival in arrivals if arrival.entry is not None]
+
+
 class Inbox(engine.Sink):
     """A queue of arrivals that can be waited for and taken back."""
 
     def __init__(self) -> None:
         self._arrivals: deque[Arrival] = deque()
+        self._taking = threading.Lock()  # recall sees all that has not been taken
         self._arrived = threading.Condition(threading.Lock())
         self._waiting = 0
         self._closed = False
@@ -62,22 +68,21 @@ class Inbox(engine.Sink):
         """
         kept: list[Arrival] = []
         taken: list[Arrival] = []
-        while (arrival := self.take()) is not None:
-            ours = arrival.channel is channel and consumer_tag in (None, arrival.consumer.tag)
-            (taken if ours else kept).append(arrival)
-        if kept:
-            self._arrivals.extendleft(reversed(kept))
-            self._wake()
+        with self._taking:
+            for arrival in self._arrivals:
+                ours = arrival.channel is channel and consumer_tag in (None, arrival.consumer.tag)
+                (taken if ours else kept).append(arrival)
+            if taken:
+                self._arrivals.clear()
+                self._arrivals.extend(kept)
         return taken
 
     # -- the draining side -------------------------------------------------------------------------------------
 
     def take(self) -> Arrival | None:
         """Return the next arrival, or None."""
-        try:
-            return self._arrivals.popleft()
-        except IndexError:
-            return None
+        with self._taking:
+            return self._arrivals.popleft() if self._arrivals else None
 
     def wait(self, timeout: float | None) -> Arrival:
         """Return the next arrival, waiting up to ``timeout`` seconds (None: for ever).
