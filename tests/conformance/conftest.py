@@ -1,0 +1,63 @@
+"""Which brokers the scenarios run on, and which scenario on which broker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.conformance.driver import Driver
+from transports import CAPABILITIES, VirtualClock, reset_broker
+
+IN_PROCESS = ("liap-memory", "liap-priority")
+BROKERS = ("amqp", *IN_PROCESS)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "requires(*features): run only on brokers that declare these features supported")
+    config.addinivalue_line("markers", "lacks(*features): run only on brokers that declare these features missing")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "driver" not in metafunc.fixturenames:
+        return
+    needed = {feature for mark in metafunc.definition.iter_markers("requires") for feature in mark.args}
+    missing = {feature for mark in metafunc.definition.iter_markers("lacks") for feature in mark.args}
+    brokers = [
+        pytest.param(broker, marks=[pytest.mark.rabbitmq] if broker == "amqp" else [])
+        for broker in BROKERS
+        if all(getattr(CAPABILITIES[broker], feature).supported for feature in needed)
+        and not any(getattr(CAPABILITIES[broker], feature).supported for feature in missing)
+    ]
+    if not brokers:
+        raise pytest.UsageError(f"{metafunc.definition.nodeid}: no broker has {needed} and lacks {missing}")
+    metafunc.parametrize("driver", brokers, indirect=True)
+
+
+@pytest.fixture
+def driver(request: pytest.FixtureRequest) -> Iterator[Driver]:
+    """A driver on an empty broker (RabbitMQ: on names of its own)."""
+    broker = request.param
+    if broker == "amqp":
+        driver = Driver(broker, request.getfixturevalue("rabbitmq_url"), None)
+    else:
+        url = f"{broker}:///conformance"
+        clock = VirtualClock()
+        reset_broker(url, clock=clock)
+        driver = Driver(broker, url, clock)
+    try:
+        yield driver
+    finally:
+        driver.close()
+
+
+@pytest.fixture
+def dead_letters(driver: Driver) -> Callable[..., Any]:
+    """Declare a dead-letter exchange with one queue and return that queue and the arguments that point to it."""
+
+    def declare(label: str = "dead") -> Any:
+        exchange = driver.exchange(f"{label}-x", "fanout")
+        return driver.bound_queue(label, exchange), {"x-dead-letter-exchange": exchange.name}
+
+    return declare
