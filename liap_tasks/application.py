@@ -3,13 +3,18 @@
 Three things happen for every published task here, whoever publishes it and however (``delay``, ``apply_async``, a
 chain, ``send_task`` by name): it gets its metadata header, a delay is given to the broker where the broker can hold
 it, and a queue that was not configured gets the same bounds and dead letters as the others.
+
+Why settings are read late: a program cannot handle an import that fails because of somebody's environment. An app
+made without settings reads the environment when its configuration is first needed; the ``celery`` program then ends
+with one line, and a program of your own calls :func:`liap_tasks.load_settings` where it can tell.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any, get_args, get_type_hints
 
 from celery import Celery, current_task
@@ -17,7 +22,10 @@ from celery.app.amqp import AMQP
 from kombu import Queue
 from pydantic import BaseModel
 
+from liap_tasks.cli import end_celery_command
 from liap_tasks.configuration import broker_feature, celery_configuration, work_queue
+from liap_tasks.events import EventExchange
+from liap_tasks.errors import ConfigurationError
 from liap_tasks.metadata import HEADER, MessageMetadata
 from liap_tasks.settings import Settings, load_settings
 from liap_tasks.worker_steps import SaysWhoSharesTheBroker
@@ -35,7 +43,28 @@ class LiapAMQP(AMQP):
         queues: Any = super().Queues(*args, **options)
         app: Any = self.app
         queues.new_missing = app.missing_queue
+        app.add_event_queues(queues)
         return queues
+
+
+class _LateConfiguration(Mapping[str, Any]):
+    """Celery configuration from an app's settings, made when Celery first looks into it."""
+
+    def __init__(self, app: LiapApp) -> None:
+        self._app = app
+
+    @cached_property
+    def _values(self) -> dict[str, Any]:
+        return celery_configuration(self._app.settings)
+
+    def __getitem__(self, key: str) -> Any:
+        return self._values[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
 
 
 class LiapApp(Celery):
@@ -44,11 +73,27 @@ class LiapApp(Celery):
     task_cls = "liap_tasks.task:LiapTask"
     amqp_cls = "liap_tasks.application:LiapAMQP"
 
-    def __init__(self, main: str = "liap_tasks", *, settings: Settings, **options: Any) -> None:
-        self.settings = settings
+    def __init__(self, main: str = "liap_tasks", *, settings: Settings | None = None, **options: Any) -> None:
+        self._settings = settings
+        self.event_exchanges: list[EventExchange] = []
+        self.event_subscribers: dict[str, str] = {}  # queue: task
         super().__init__(main, **options)
-        self.conf.update(celery_configuration(settings))
+        self.config_from_object(_LateConfiguration(self))
         self.steps["worker"].add(SaysWhoSharesTheBroker)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings given, or those of the environment when they are first needed.
+
+        Raises ConfigurationError for a wrong value in the environment; the ``celery`` program ends with one line.
+        """
+        if self._settings is None:
+            try:
+                self._settings = load_settings()
+            except ConfigurationError as error:
+                end_celery_command(error)
+                raise
+        return self._settings
 
     def _task_from_fun(  # type: ignore[override]  # Celery's signature has some thirty parameters
         self, fun: Any, name: str | None = None, base: Any = None, **options: Any
@@ -60,6 +105,18 @@ class LiapApp(Celery):
     def missing_queue(self, name: str) -> Queue:
         """Return the queue to use for a name that is not in ``task_queues``."""
         return work_queue(name, self.settings)
+
+    def refresh_event_queues(self) -> None:
+        """Let workers of this app consume the queues of all event subscribers, if its queue table exists already."""
+        if "queues" in self.amqp.__dict__:
+            self.add_event_queues(self.amqp.queues)
+
+    def add_event_queues(self, queues: Any) -> None:
+        """Add the queues of all event subscribers to a queue table, to be consumed unless a worker's -Q says otherwise."""
+        add = queues.select_add if queues._consume_from is None else queues.add
+        for exchange in self.event_exchanges:
+            for queue in exchange.queues().values():
+                add(queue)
 
     @property
     def broker_holds_delays(self) -> bool:
@@ -118,9 +175,9 @@ def _seconds_until(eta: datetime | str) -> float:
 
 
 def create_app(settings: Settings | None = None, *, main: str = "liap_tasks", **options: Any) -> LiapApp:
-    """Return a Celery app configured by ``settings`` (default: the environment).
+    """Return a Celery app configured by ``settings`` (default: the environment, read when it is first needed).
 
     main: the app's name, the prefix of automatic task names. options: passed to ``celery.Celery`` (``include`` and so
-    on). Raises ConfigurationError for a wrong value in the environment.
+    on). A wrong value in the environment raises ConfigurationError from the first use of the app's configuration.
     """
-    return LiapApp(main, settings=settings or load_settings(), **options)
+    return LiapApp(main, settings=settings, **options)

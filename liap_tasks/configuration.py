@@ -99,6 +99,7 @@ def celery_configuration(settings: Settings) -> dict[str, Any]:
         "task_track_started": False,
         "task_send_sent_event": True,
         "worker_send_task_events": not in_process,
+        "worker_consumer": "liap_tasks.consumer:LiapConsumer",
         "worker_prefetch_multiplier": 4,
         # A forked child has no part in a broker that lives in its parent's memory.
         "worker_pool": "threads" if in_process else "prefork",
