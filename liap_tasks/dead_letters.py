@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict
 
 from liap_tasks.configuration import DEAD_LETTER_EXCHANGE, dead_letter_queue
 from liap_tasks.errors import DeadLetterError
-from liap_tasks.metadata import Attempt, MessageMetadata
+from liap_tasks.metadata import MAX_ERROR_TEXT, Attempt, MessageMetadata, shorten
 from liap_tasks.policies import DeadLetter, DeadLetterReason
 
 if TYPE_CHECKING:
@@ -79,8 +79,8 @@ def publish(
         "exchange": exchange,
         "routing_key": routing_key,
         "exception": None if error is None else type(error).__qualname__,
-        "message": None if error is None else str(error),
-        "traceback": traceback[-MAX_TRACEBACK:],
+        "message": None if error is None else shorten(str(error), MAX_ERROR_TEXT),
+        "traceback": shorten(traceback, MAX_TRACEBACK),
         "attempts": [attempt.model_dump(mode="json") for attempt in metadata.attempts],
         "at": time.time(),
     }

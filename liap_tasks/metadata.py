@@ -11,13 +11,15 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["HEADER", "Attempt", "MessageMetadata"]
+__all__ = ["HEADER", "MAX_ERROR_TEXT", "Attempt", "MessageMetadata", "shorten"]
 
 HEADER = "liap"
+MAX_ATTEMPTS = 20
+MAX_ERROR_TEXT = 300
 
 
 class Attempt(BaseModel):
-    """One failed attempt. number: from 1. at: POSIX seconds. error: exception class. message: its text."""
+    """One failed attempt. number: from 1. at: POSIX seconds. error: exception class. message: its text, shortened."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -31,7 +33,8 @@ class MessageMetadata(BaseModel):
     """The metadata of one message.
 
     source: who sent it (the name of the sending task, or the app's). correlation_id: what it belongs to.
-    timestamp: POSIX seconds of the first publish. attempts: the failed attempts so far, oldest first.
+    timestamp: POSIX seconds of the first publish. attempts: the failed attempts so far, oldest first; of many, the
+    first and the latest (headers must fit in one frame, 128 KiB on RabbitMQ).
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -53,4 +56,15 @@ class MessageMetadata(BaseModel):
 
     def after(self, attempt: Attempt) -> MessageMetadata:
         """Return the same with one more failed attempt."""
-        return self.model_copy(update={"attempts": (*self.attempts, attempt)})
+        attempts = (*self.attempts, attempt)
+        if len(attempts) > MAX_ATTEMPTS:
+            attempts = (attempts[0], *attempts[-MAX_ATTEMPTS + 1 :])
+        return self.model_copy(update={"attempts": attempts})
+
+
+def shorten(text: str, limit: int) -> str:
+    """Return ``text`` with at most about ``limit`` characters: its beginning and its end."""
+    if len(text) <= limit:
+        return text
+    half = limit // 2
+    return f"{text[:half]}\n[... {len(text) - 2 * half} characters left out ...]\n{text[-half:]}"

@@ -15,21 +15,23 @@ acknowledges what it gives up.
 
 from __future__ import annotations
 
+import sys
 import time
 import traceback
 from random import Random
 from types import CodeType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from billiard.process import current_process
 from celery import Task
 from celery.exceptions import Reject, SoftTimeLimitExceeded, TaskPredicate
 from celery.utils.log import get_logger
+from kombu.exceptions import EncodeError
 from pydantic import ValidationError
 
 from liap_tasks import dead_letters
 from liap_tasks.errors import DeadLetterError
-from liap_tasks.metadata import Attempt, MessageMetadata
+from liap_tasks.metadata import MAX_ERROR_TEXT, Attempt, MessageMetadata, shorten
 from liap_tasks.policies import (
     DeadLetter,
     DeadLetterPolicy,
@@ -48,6 +50,8 @@ __all__ = ["LiapTask"]
 
 logger = get_logger("liap_tasks.task")
 _rng = Random()
+
+UNSENDABLE = (EncodeError, TypeError, ValueError)
 
 
 class LiapTask(Task[Any, Any]):
@@ -146,12 +150,61 @@ class LiapTask(Task[Any, Any]):
         asked = self.request.timelimit
         return (asked[1] if asked and asked[1] else None) or self.soft_time_limit
 
+    def retry(
+        self,
+        args: Any = None,
+        kwargs: Any = None,
+        exc: Exception | None = None,
+        throw: bool = True,
+        eta: Any = None,
+        countdown: float | None = None,
+        max_retries: int | None = None,
+        **options: Any,
+    ) -> Any:
+        """Publish another attempt and raise Celery's ``Retry``; see Celery's ``retry``.
+
+        countdown: seconds, below one too; default is what the retry policy's delay says. max_retries: default is the
+        retry policy's. When they are spent the message becomes a dead letter, whatever its policy would say. A retry
+        that cannot be published sends the message back to its queue.
+        """
+        request: Any = self.request
+        if request.called_directly:
+            return super().retry(args, kwargs, exc, throw, eta, countdown, max_retries, **options)
+        limit = self.retry_policy.max_retries if max_retries is None else max_retries
+        if self.attempt <= limit:
+            self._note_attempt(exc or sys.exc_info()[1])
+        if countdown is None and not eta:
+            countdown = self.retry_policy.delay(self.attempt, _rng)
+        try:
+            retried = super().retry(args, kwargs, exc, throw, eta, countdown, limit, **options)
+        except Reject as failure:
+            reason = getattr(failure, "reason", None)
+            if isinstance(reason, UNSENDABLE):  # it will never be possible: let the attempt end as a dead letter
+                request.liap_verdict = DeadLetter(DeadLetterReason.PROCESSING_FAILED, "its retry cannot be encoded")
+                raise reason from exc
+            # Celery would reject the message for good; it goes back to its queue instead.
+            logger.critical("retry of %s[%s] could not be published: %r", self.name, request.id, reason)
+            raise Reject(reason, requeue=True) from failure
+        except TaskPredicate:
+            raise
+        except Exception:
+            request.liap_verdict = self._exhausted()
+            raise
+        request.liap_retried = True  # only reached with throw=False: the attempt goes on, its retry is on its way
+        return retried
+
+    def _exhausted(self) -> DeadLetter:
+        return DeadLetter(DeadLetterReason.RETRIES_EXHAUSTED, f"failed on attempt {self.attempt} of {self.attempt}")
+
     def _end_attempt(self, error: Exception) -> None:
         """Carry out the policy's decision: raise Celery's Retry, or put the message among the dead letters."""
+        if getattr(self.request, "liap_retried", False):
+            return
         decision = self._decide(error)
-        self._note_attempt(error)
         if isinstance(decision, Retry):
-            self._retry(error, decision)
+            # max_retries: the policy has decided already.
+            raise self.retry(exc=error, countdown=decision.delay, max_retries=self.attempt)
+        self._note_attempt(error)
         if self.dead_letter_policy.enabled:
             try:
                 dead_letters.publish(
@@ -167,7 +220,10 @@ class LiapTask(Task[Any, Any]):
                 raise Reject(failure, requeue=True) from failure
 
     def _decide(self, error: Exception) -> Retry | DeadLetter:
-        if isinstance(error, ValidationError) and not _raised_by(error, self._body_code()):
+        verdict: DeadLetter | None = getattr(self.request, "liap_verdict", None)
+        if verdict is not None:
+            return verdict
+        if isinstance(error, ValidationError | TypeError) and self._never_began(error):
             return DeadLetter(DeadLetterReason.VALIDATION_FAILED, "the arguments do not fit the task")
         decision = self.retry_policy.decide(error, attempt=self.attempt, rng=_rng)
         exhausted = isinstance(decision, DeadLetter) and decision.reason is DeadLetterReason.RETRIES_EXHAUSTED
@@ -175,29 +231,23 @@ class LiapTask(Task[Any, Any]):
             return DeadLetter(DeadLetterReason.TIMED_OUT, f"the attempt ran longer than {self._limit()} s")
         return decision
 
-    def _body_code(self) -> CodeType | None:
+    def _never_began(self, error: Exception) -> bool:
+        """Tell whether ``error`` arose before the task's own code ran: the call or a model refused the arguments."""
         function: Any = self.run
         while hasattr(function, "__wrapped__"):
             function = function.__wrapped__
-        return getattr(function, "__code__", None)
+        code = getattr(function, "__code__", None)
+        return code is not None and not _raised_by(error, code)
 
-    def _note_attempt(self, error: Exception) -> None:
+    def _note_attempt(self, error: BaseException | None) -> None:
         attempt = Attempt(
-            number=self.attempt, at=time.time(), error=type(error).__qualname__, message=str(error)[:1000]
+            number=self.attempt,
+            at=time.time(),
+            error="" if error is None else type(error).__qualname__,
+            message="the task asked for a retry" if error is None else shorten(str(error), MAX_ERROR_TEXT),
         )
         headers = self.request.headers or {}
         self.request.headers = {**headers, **self.metadata.after(attempt).as_headers()}
-
-    def _retry(self, error: Exception, decision: Retry) -> NoReturn:
-        try:
-            # max_retries: the policy has decided already.
-            self.retry(exc=error, countdown=decision.delay, max_retries=self.attempt)
-        except Reject as failure:
-            # The retry could not be published. Celery would drop the message; it goes back to its queue instead.
-            reason = getattr(failure, "reason", None)
-            logger.critical("retry of %s[%s] could not be published: %r", self.name, self.request.id, reason)
-            raise Reject(reason, requeue=True) from error
-        raise AssertionError("celery's retry always raises")
 
 
 def in_prefork_child() -> bool:
@@ -206,7 +256,7 @@ def in_prefork_child() -> bool:
     return process._parent_pid is not None
 
 
-def _raised_by(error: BaseException, code: CodeType | None) -> bool:
+def _raised_by(error: BaseException, code: CodeType) -> bool:
     """Tell whether the function with this code object was on the stack when ``error`` was raised."""
     step = error.__traceback__
     while step is not None:
