@@ -6,3 +6,8 @@ feature missing (``transports.CAPABILITIES``) the scenarios that :func:`requires
 
 A new transport is one row in :data:`tests.conformance.conftest.BROKERS`; a new rule is a scenario here.
 """
+
+import pytest
+
+# So that a failed assertion in there shows its values, as in a test.
+pytest.register_assert_rewrite("tests.conformance.driver", "tests.conformance.inbox")
