@@ -1,0 +1,45 @@
+"""Who wants to know what happens in the game: each a task with its own queue, retries and dead letters."""
+
+from __future__ import annotations
+
+from celery.utils.log import get_task_logger
+
+from game_tasks.archive import default_archive
+from game_tasks.events import GameEvent, GameEventType
+from game_tasks.housekeeping import archive_game, clean_up_room
+from game_tasks.publishing import subscribe
+from liap_tasks import MessagePriority, RetryPolicy
+
+__all__ = ["end_of_game", "lobby", "record", "scoreboard"]
+
+logger = get_task_logger(__name__)
+
+ROOM_KEPT_SECONDS = 3600.0
+
+
+@subscribe("#", name="game_tasks.record", retry_policy=RetryPolicy(max_retries=5, initial_delay=0.1))
+def record(event: GameEvent) -> bool:
+    """Keep every event for replay; tells whether it was new."""
+    return default_archive().store_event(event)
+
+
+@subscribe("room.*", "player.*", "game.started", name="game_tasks.lobby")
+def lobby(event: GameEvent) -> None:
+    """Tell the lobby who comes, goes and plays; a closed room is cleaned up an hour later."""
+    logger.info("room %s: %s %s", event.room_id, event.event_type.value, event.player_id or "")
+    if event.event_type is GameEventType.ROOM_CLOSED:
+        clean_up_room.apply_async((event.room_id,), countdown=ROOM_KEPT_SECONDS)
+
+
+@subscribe("turn.ended", "state.changed", name="game_tasks.scoreboard")
+def scoreboard(event: GameEvent) -> dict[str, int]:
+    """Show the piles of the round, or the points of the game."""
+    shown = event.data.get("taken") or event.data.get("scores") or {}
+    logger.info("room %s: %s", event.room_id, shown)
+    return {str(player): int(str(points)) for player, points in dict(shown).items()} if isinstance(shown, dict) else {}
+
+
+@subscribe("game.ended", name="game_tasks.end_of_game", priority=MessagePriority.HIGH)
+def end_of_game(event: GameEvent) -> None:
+    """Have the finished game archived."""
+    archive_game.delay(event)
