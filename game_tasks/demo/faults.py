@@ -1,4 +1,4 @@
-"""Two subscribers that go wrong, so that a retry, a timeout and dead letters can be seen. Only the demo imports them."""
+"""Two subscribers that go wrong, to show a retry, a timeout and dead letters. Only the demo imports them."""
 
 from __future__ import annotations
 

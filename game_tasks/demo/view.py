@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
@@ -113,7 +114,13 @@ def dead_letter_table(letters: list[Any], console: Console) -> Table:
     for column in ("task", "reason", "attempts", "error"):
         table.add_column(column)
     for letter in letters:
-        table.add_row(
-            letter.task, letter.reason.value, str(len(letter.attempts)), f"{letter.exception}: {letter.message}"
-        )
+        error = letter.exception or ""
+        if letter.message and letter.message != f"{error}()":
+            error = f"{error}: {letter.message}"
+        table.add_row(letter.task, letter.reason.value, str(len(letter.attempts)), error)
     return table
+
+
+def _table(title: str, console: Console) -> Table:
+    """Return an empty table: with lines on a terminal, plain text elsewhere."""
+    return Table(title=title, title_justify="left", box=box.ROUNDED if console.is_terminal else None, pad_edge=False)
