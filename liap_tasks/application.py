@@ -12,7 +12,8 @@ with one line, and a program of your own calls :func:`liap_tasks.load_settings` 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, get_args, get_type_hints
@@ -24,19 +25,29 @@ from pydantic import BaseModel
 
 from liap_tasks.cli import end_celery_command
 from liap_tasks.configuration import broker_feature, celery_configuration, work_queue
-from liap_tasks.events import EventExchange
 from liap_tasks.errors import ConfigurationError
+from liap_tasks.events import EventExchange
 from liap_tasks.metadata import HEADER, MessageMetadata
 from liap_tasks.settings import Settings, load_settings
 from liap_tasks.worker_steps import SaysWhoSharesTheBroker
 
-__all__ = ["LiapApp", "create_app"]
+__all__ = ["CONSUMED_QUEUES", "LiapApp", "create_app"]
+
+CONSUMED_QUEUES: ContextVar[Sequence[str] | None] = ContextVar("CONSUMED_QUEUES", default=None)
+"""The queues of the embedded worker that runs in this thread; Celery keeps them once per app, in its queue table."""
 
 MAX_BROKER_DELAY = (2**32 - 1) / 1000
 
 
 class LiapAMQP(AMQP):
     """Celery's queue table, with our kind of queue for names that nobody configured."""
+
+    def TaskConsumer(self, channel: Any, queues: Any = None, accept: Any = None, **options: Any) -> Any:
+        """Return a worker's consumer; ``queues`` default to those of the embedded worker whose thread asks, if any."""
+        names = CONSUMED_QUEUES.get()
+        if queues is None and names is not None:
+            queues = [self.queues[name] for name in names]
+        return super().TaskConsumer(channel, queues, accept, **options)
 
     def Queues(self, *args: Any, **options: Any) -> Any:
         """Return the queue table."""
@@ -112,7 +123,7 @@ class LiapApp(Celery):
             self.add_event_queues(self.amqp.queues)
 
     def add_event_queues(self, queues: Any) -> None:
-        """Add the queues of all event subscribers to a queue table, to be consumed unless a worker's -Q says otherwise."""
+        """Add the queues of all event subscribers to a queue table; they are consumed unless -Q says otherwise."""
         add = queues.select_add if queues._consume_from is None else queues.add
         for exchange in self.event_exchanges:
             for queue in exchange.queues().values():

@@ -5,8 +5,12 @@ Celery's own worker controller: prefetch, acknowledgement, events, remote contro
 its own. It installs no signal handlers, leaves logging alone, and several can run in one process, of one app or of
 many.
 
-Why it is stopped by a remote control message to itself: Celery's flag for a warm shutdown
-(``celery.worker.state.should_stop``) is global to the process and would stop every worker in it.
+Why it is stopped by an event of its own and a remote control message that wakes it: Celery's flag for a warm shutdown
+(``celery.worker.state.should_stop``) is global to the process and would stop every worker in it; and a worker must be
+stopped by its own thread, for most kombu connections are not for two threads at once.
+
+Left out: Celery keeps its list of active requests, revokes and statistics once per process, so ``inspect`` of one of
+two embedded workers shows the tasks of both.
 """
 
 from __future__ import annotations
@@ -16,17 +20,25 @@ from collections.abc import Sequence
 from typing import Any, Literal
 from uuid import uuid4
 
-from celery import Celery
+from celery import Celery, signals
 from celery.concurrency.solo import TaskPool as SoloPool
 from celery.concurrency.thread import TaskPool as ThreadPool
+from celery.exceptions import WorkerShutdown
+from celery.utils.log import get_logger
 from celery.worker import WorkController
+from celery.worker.control import control_command
 
+from liap_tasks.application import CONSUMED_QUEUES
+from liap_tasks.consumer import LiapConsumer
 from liap_tasks.errors import EmbeddedWorkerError
 
 __all__ = ["EmbeddedWorker"]
 
+logger = get_logger("liap_tasks.embedded")
+
 START_SECONDS = 10.0
 STOP_SECONDS = 60.0
+STOP_COMMAND = "stop_embedded_worker"
 
 
 # Both pools let results be waited for: the flag they would set (celery._state, task_join_will_block) is global, and the
@@ -49,25 +61,85 @@ class _ThreadPool(ThreadPool):
         pool.executor._initializer = self.app.set_current
 
 
+class _Consumer(LiapConsumer):
+    """A consumer that can be stopped while its broker is away."""
+
+    controller: _Controller
+
+    def ensure_connected(self, connection: Any) -> Any:
+        """Connect, trying again until it works or the worker is to stop."""
+
+        def refused(error: Exception, interval: float) -> None:
+            self.controller.end_if_stopping()
+            logger.error("broker %s cannot be reached, next try in %g s: %s", connection.as_uri(), interval, error)
+
+        attempts = self.app.conf.broker_connection_max_retries
+        connection = connection.ensure_connection(refused, attempts, callback=self.controller.end_if_stopping)
+        self.first_connection_attempt = False
+        return connection
+
+
 class _Controller(WorkController):
-    """Celery's worker, telling when it consumes."""
+    """Celery's worker, telling when it consumes and ending when told to."""
 
     embedded = True
+    blueprint: Any
+    hostname: str
 
-    def __init__(self, *args: Any, consuming: threading.Event, **options: Any) -> None:
+    def __init__(self, *, consuming: threading.Event, stopping: threading.Event, **options: Any) -> None:
+        self.failure: Exception | None = None
         self._consuming = consuming
-        super().__init__(*args, **options)
+        self._stopping = stopping
+        super().__init__(**options)
+
+    def setup_queues(self, include: Any, exclude: Any = None) -> None:
+        """Leave the app's queue table as it is: the thread's CONSUMED_QUEUES say what this worker consumes."""
 
     def on_consumer_ready(self, consumer: Any) -> None:
+        """Called when messages are consumed."""
+        signals.worker_ready.send(sender=consumer)
         self._consuming.set()
+
+    def end_if_stopping(self) -> None:
+        """Raise Celery's WorkerShutdown if the worker is to stop; to be called in the worker's own thread."""
+        if self._stopping.is_set():
+            raise WorkerShutdown(0)
+
+    def _process_task(self, req: Any) -> None:
+        # What is not begun when the worker stops stays unacknowledged, and so goes back to its queue.
+        if not self._stopping.is_set():
+            super()._process_task(req)  # type: ignore[misc]  # not in the stubs
+
+    def start(self) -> None:
+        """Run until stopped; an error that ends it is kept in ``failure``."""
+        try:
+            self.blueprint.start(self)
+        except SystemExit as end:
+            self.stop(exitcode=0 if end.code is None else int(end.code))
+        except Exception as error:
+            self.failure = error
+            logger.critical("embedded worker %s ended with an error: %r", self.hostname, error, exc_info=True)
+            self.stop(exitcode=1)
+
+    def _shutdown(self, warm: bool = True) -> None:
+        # Celery's own also changes the default timeout of every new socket in the process (celery 5.7).
+        self.blueprint.stop(self, terminate=not warm)
+        self.blueprint.join()
+
+
+@control_command(name=STOP_COMMAND)
+def _stop_embedded_worker(state: Any, **_: Any) -> None:
+    """End an embedded worker that is to stop; it wakes the worker's thread."""
+    if getattr(state.consumer.controller, "embedded", False):
+        state.consumer.controller.end_if_stopping()
 
 
 class EmbeddedWorker:
     """Run a worker for ``app`` in this process, as a context manager or with :meth:`start` and :meth:`stop`.
 
-    concurrency: threads that run tasks, >= 1. queues: names to consume from, default all of ``task_queues``.
+    concurrency: threads that run tasks, >= 1. queues: names to consume from, default all that the app has.
     pool: "threads", or "solo" to run tasks one by one in the worker's own thread.
-    An instance may be started again after it was stopped.
+    An instance may be started again after it was stopped. Raises ValueError for a wrong concurrency or pool.
     """
 
     def __init__(
@@ -82,6 +154,8 @@ class EmbeddedWorker:
     ) -> None:
         if concurrency < 1:
             raise ValueError(f"concurrency must be at least 1, not {concurrency}")
+        if pool not in ("threads", "solo"):
+            raise ValueError(f"pool must be 'threads' or 'solo', not {pool!r}")
         self.app = app
         self.concurrency = concurrency
         self.queues = None if queues is None else list(queues)
@@ -89,7 +163,7 @@ class EmbeddedWorker:
         self.hostname = name or f"embedded-{uuid4().hex[:12]}@localhost"
         self._options = options
         self._thread: threading.Thread | None = None
-        self._controller: _Controller | None = None
+        self._stopping = threading.Event()
         self._failure: BaseException | None = None
 
     @property
@@ -100,32 +174,40 @@ class EmbeddedWorker:
     def start(self, timeout: float = START_SECONDS) -> EmbeddedWorker:
         """Start and return when the worker consumes.
 
-        Raises EmbeddedWorkerError when it has not within ``timeout`` seconds, with the worker's own error as cause.
+        Raises EmbeddedWorkerError when it has not within ``timeout`` seconds, with the worker's own error as cause;
+        ConfigurationError for a wrong setting.
         """
         if self.running:
             raise EmbeddedWorkerError(f"worker {self.hostname} runs already")
+        self.app.finalize()
+        self.app.amqp.queues  # noqa: B018 - reads the configuration here, where an error can be caught
         self._failure = None
+        self._stopping = threading.Event()
         consuming = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(consuming,), name=self.hostname, daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, args=(consuming, self._stopping), name=self.hostname, daemon=True
+        )
         self._thread.start()
         if not consuming.wait(timeout) or self._failure is not None:
-            failure = self._failure
-            self._abandon()
+            self._stopping.set()
             raise EmbeddedWorkerError(
                 f"worker {self.hostname} did not start to consume within {timeout:g} s"
-            ) from failure
+            ) from self._failure
         return self
 
-    def _run(self, consuming: threading.Event) -> None:
+    def _run(self, consuming: threading.Event, stopping: threading.Event) -> None:
         self.app.set_current()
+        CONSUMED_QUEUES.set(self.queues)
         try:
-            self._controller = _Controller(
+            controller = _Controller(
                 app=self.app,
                 hostname=self.hostname,
                 pool_cls=_ThreadPool if self.pool == "threads" else _SoloPool,
+                consumer_cls=_Consumer,
                 concurrency=self.concurrency if self.pool == "threads" else 1,
-                queues=self.queues,
+                use_eventloop=False,  # kombu's event loop is one per process
                 consuming=consuming,
+                stopping=stopping,
                 loglevel=None,
                 without_gossip=True,
                 without_mingle=True,
@@ -133,7 +215,8 @@ class EmbeddedWorker:
                 quiet=True,
                 **self._options,
             )
-            self._controller.start()
+            controller.start()
+            self._failure = controller.failure
         except BaseException as error:  # noqa: BLE001 - handed to the thread that waits for the start
             self._failure = error
         finally:
@@ -144,23 +227,22 @@ class EmbeddedWorker:
 
         Raises EmbeddedWorkerError when that takes longer than ``timeout`` seconds. Stopping twice does nothing.
         """
-        thread, controller = self._thread, self._controller
-        if thread is None or not thread.is_alive() or controller is None:
-            self._thread = None
-            return
-        self.app.control.broadcast("shutdown", destination=[self.hostname])
-        thread.join(timeout)
-        if thread.is_alive():
-            raise EmbeddedWorkerError(
-                f"worker {self.hostname} did not stop within {timeout:g} s: a task is still running"
-            )
-        self._thread = self._controller = None
+        thread = self._thread
+        if thread is not None and thread.is_alive():
+            self._stopping.set()
+            self._wake()
+            thread.join(timeout)
+            if thread.is_alive():
+                raise EmbeddedWorkerError(
+                    f"worker {self.hostname} did not stop within {timeout:g} s: a task is still running"
+                )
+        self._thread = None
 
-    def _abandon(self) -> None:
-        controller = self._controller
-        if controller is not None and self.running:
-            controller.signal_consumer_close()
-        self._thread = self._controller = None
+    def _wake(self) -> None:
+        try:
+            self.app.control.broadcast(STOP_COMMAND, destination=[self.hostname])
+        except Exception as error:  # noqa: BLE001 - the broker is away, and the worker's reconnecting sees the event
+            logger.warning("worker %s cannot be woken to stop: %r", self.hostname, error)
 
     def __enter__(self) -> EmbeddedWorker:
         return self.start()
