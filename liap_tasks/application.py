@@ -146,6 +146,11 @@ class LiapApp(Celery):
         correlation_id = options.pop("metadata_correlation_id", None)
         if HEADER not in headers:
             headers.update(self.new_metadata(correlation_id).as_headers())
+        priority = options.get("priority")
+        if priority is not None:
+            options["priority"] = int(priority)
+        elif name not in self._tasks:  # a task that is known here has its own; unnamed, it would be below LOW
+            options["priority"] = self.conf.task_default_priority
         if (countdown or eta) and self.broker_holds_delays:
             delay = float(countdown) if countdown else _seconds_until(eta)
             if delay <= MAX_BROKER_DELAY:

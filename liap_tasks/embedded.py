@@ -21,7 +21,9 @@ from typing import Any, Literal
 from uuid import uuid4
 
 from celery import Celery, signals
+from celery.concurrency.base import apply_target
 from celery.concurrency.solo import TaskPool as SoloPool
+from celery.concurrency.thread import ApplyResult  # type: ignore[attr-defined]  # not in the stubs
 from celery.concurrency.thread import TaskPool as ThreadPool
 from celery.exceptions import WorkerShutdown
 from celery.utils.log import get_logger
@@ -55,10 +57,27 @@ class _ThreadPool(ThreadPool):
     """Celery's thread pool, whose threads know the worker's app as the current one (tasks are looked up in it)."""
 
     task_join_will_block = False
+    executor: Any
+    stopping: threading.Event
 
     def on_start(self) -> None:
-        pool: Any = self
-        pool.executor._initializer = self.app.set_current
+        self.executor._initializer = self.app.set_current
+
+    def on_apply(
+        self,
+        target: Any,
+        args: Any = None,
+        kwargs: Any = None,
+        callback: Any = None,
+        accept_callback: Any = None,
+        **_: Any,
+    ) -> Any:
+        """Give a task to the threads; it is not begun any more when the worker is to stop."""
+        return ApplyResult(self.executor.submit(self._begin, target, args, kwargs, callback, accept_callback))
+
+    def _begin(self, *call: Any) -> None:
+        if not self.stopping.is_set():
+            apply_target(*call)
 
 
 class _Consumer(LiapConsumer):
@@ -85,12 +104,14 @@ class _Controller(WorkController):
     embedded = True
     blueprint: Any
     hostname: str
+    pool: Any
 
     def __init__(self, *, consuming: threading.Event, stopping: threading.Event, **options: Any) -> None:
         self.failure: Exception | None = None
         self._consuming = consuming
         self._stopping = stopping
         super().__init__(**options)
+        self.pool.stopping = stopping
 
     def setup_queues(self, include: Any, exclude: Any = None) -> None:
         """Leave the app's queue table as it is: the thread's CONSUMED_QUEUES say what this worker consumes."""

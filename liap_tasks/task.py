@@ -140,6 +140,22 @@ class LiapTask(Task[Any, Any]):
             return self.run(*args, **kwargs)
 
     @classmethod
+    def bind(cls, app: Any) -> Any:
+        """Bind the task to its app (called by Celery, more than once).
+
+        Why it hides the priority meanwhile: Celery 5.7 warns that the attribute will lose its meaning in 6.0; here it
+        keeps it.
+        """
+        priority = cls.__dict__.get("priority")
+        if priority is None:
+            return super().bind(app)
+        del cls.priority
+        try:
+            return super().bind(app)
+        finally:
+            cls.priority = int(priority)
+
+    @classmethod
     def on_bound(cls, app: Any) -> None:
         """Give Celery the same limit, which it enforces in prefork children (called when the task joins its app)."""
         if cls.soft_time_limit is None:
