@@ -16,6 +16,7 @@ from liap_tasks.application import LiapApp, create_app
 from liap_tasks.dead_letters import DeadLetterRecord
 from liap_tasks.embedded import EmbeddedWorker
 from liap_tasks.errors import ConfigurationError, DeadLetterError, EmbeddedWorkerError, LiapError
+from liap_tasks.events import EventExchange
 from liap_tasks.metadata import Attempt, MessageMetadata
 from liap_tasks.policies import (
     DeadLetter,
@@ -43,6 +44,8 @@ __all__ = [
     "DeliveryOptions",
     "MessagePriority",
     "RetryPolicy",
+    # events
+    "EventExchange",
     # messages
     "Attempt",
     "DeadLetter",

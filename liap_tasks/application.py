@@ -130,6 +130,12 @@ class LiapApp(Celery):
                 add(queue)
 
     @property
+    def _known_tasks(self) -> Mapping[str, Any]:
+        """The tasks registered so far; unlike ``tasks`` it does not finalize the app."""
+        known: Mapping[str, Any] = vars(self)["_tasks"]
+        return known
+
+    @property
     def broker_holds_delays(self) -> bool:
         """Whether the broker keeps delayed messages itself (header ``x-delay``)."""
         return broker_feature(self.conf.broker_write_url or self.conf.broker_url, "broker_delay")
@@ -149,7 +155,7 @@ class LiapApp(Celery):
         priority = options.get("priority")
         if priority is not None:
             options["priority"] = int(priority)
-        elif name not in self._tasks:  # a task that is known here has its own; unnamed, it would be below LOW
+        elif name not in self._known_tasks:  # a task that is known here has its own; without any it would be below LOW
             options["priority"] = self.conf.task_default_priority
         if (countdown or eta) and self.broker_holds_delays:
             delay = float(countdown) if countdown else _seconds_until(eta)

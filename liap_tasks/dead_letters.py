@@ -70,6 +70,8 @@ def publish(
     metadata = MessageMetadata.from_headers(request.headers)
     info = request.delivery_info or {}
     exchange, routing_key = info.get("exchange") or "", info.get("routing_key") or ""
+    if request.is_eager and not routing_key:  # it came from no queue: name the one it would have waited in
+        routing_key = app.amqp.router.route({}, task)["queue"].name
     record = {
         "reason": verdict.reason.value,
         "detail": verdict.detail,

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from billiard.process import current_process
 from celery import Task
 from celery.exceptions import Reject, SoftTimeLimitExceeded, TaskPredicate
+from celery.exceptions import Retry as CeleryRetry
 from celery.utils.log import get_logger
 from kombu.exceptions import EncodeError
 from pydantic import ValidationError
@@ -100,6 +101,19 @@ class LiapTask(Task[Any, Any]):
         elif delivery is not None and delivery.correlation_id is not None:
             options["metadata_correlation_id"] = delivery.correlation_id
         return super().apply_async(args, kwargs, task_id, producer, link, link_error, shadow, **options)
+
+    def apply(  # type: ignore[override]  # Celery's signature has a dozen parameters
+        self, args: Any = None, kwargs: Any = None, **options: Any
+    ) -> Any:
+        """Run a call here and now, retries included, without waiting; see Celery's ``apply``."""
+        try:
+            return super().apply(args, kwargs, **options)
+        except CeleryRetry as again:
+            # With task_eager_propagates Celery lets its own Retry through to the caller (celery 5.7).
+            signature: Any = getattr(again, "sig", None)
+            if signature is None:
+                raise
+            return signature.apply(retries=(options.get("retries") or 0) + 1, throw=options.get("throw"))
 
     def _eager_headers(self, headers: dict[str, Any] | None, correlation_id: str | None) -> dict[str, Any]:
         return {**self.app.new_metadata(correlation_id).as_headers(), **(headers or {})}
