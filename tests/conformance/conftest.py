@@ -19,13 +19,19 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "lacks(*features): run only on brokers that declare these features missing")
 
 
+def on_broker(broker: str, *more: Any) -> Any:
+    """Return the parameters of a test on one broker."""
+    return pytest.param(broker, *more, marks=[pytest.mark.rabbitmq] if broker == "amqp" else [])
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "driver" not in metafunc.fixturenames:
+    chosen_by_hand = any("driver" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
+    if "driver" not in metafunc.fixturenames or chosen_by_hand:
         return
     needed = {feature for mark in metafunc.definition.iter_markers("requires") for feature in mark.args}
     missing = {feature for mark in metafunc.definition.iter_markers("lacks") for feature in mark.args}
     brokers = [
-        pytest.param(broker, marks=[pytest.mark.rabbitmq] if broker == "amqp" else [])
+        on_broker(broker)
         for broker in BROKERS
         if all(getattr(CAPABILITIES[broker], feature).supported for feature in needed)
         and not any(getattr(CAPABILITIES[broker], feature).supported for feature in missing)

@@ -1,4 +1,4 @@
-"""Who gets the next message: turns, consumer priorities, windows, a single active consumer (RabbitMQ docs: Consumers)."""
+"""Who gets the next message: turns, consumer priorities, windows, single active consumer (RabbitMQ docs: Consumers)."""
 
 from __future__ import annotations
 

@@ -60,6 +60,13 @@ def test_a_queue_cannot_be_declared_again_differently(driver: Driver, difference
         channel.queue_declare(name, **{**DECLARED, **difference})
 
 
+def test_a_queue_cannot_be_declared_again_as_exclusive(driver: Driver) -> None:
+    name = driver.queue("q", auto_delete=False).name
+
+    with driver.refuses(405) as channel:
+        channel.queue_declare(name, exclusive=True, auto_delete=False)
+
+
 def test_a_passive_declare_looks_at_the_name_only(driver: Driver) -> None:
     queue = driver.queue()
 
