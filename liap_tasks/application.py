@@ -18,9 +18,11 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, get_args, get_type_hints
 
+from amqp.exceptions import MessageNacked
 from celery import Celery, current_task
 from celery.app.amqp import AMQP
 from kombu import Queue
+from kombu.exceptions import OperationalError
 from pydantic import BaseModel
 
 from liap_tasks.cli import end_celery_command
@@ -30,12 +32,14 @@ from liap_tasks.events import EventExchange
 from liap_tasks.metadata import HEADER, MessageMetadata
 from liap_tasks.settings import Settings, load_settings
 from liap_tasks.worker_steps import SaysWhoSharesTheBroker
+from transports import QueueFullError
 
 __all__ = ["CONSUMED_QUEUES", "LiapApp", "create_app"]
 
 CONSUMED_QUEUES: ContextVar[Sequence[str] | None] = ContextVar("CONSUMED_QUEUES", default=None)
 """The queues of the embedded worker that runs in this thread; Celery keeps them once per app, in its queue table."""
 
+REFUSED_RETRY_AFTER = 1.0
 MAX_BROKER_DELAY = (2**32 - 1) / 1000
 
 
@@ -163,7 +167,16 @@ class LiapApp(Celery):
                 countdown = eta = None
                 if delay > 0:
                     headers["x-delay"] = round(delay * 1000)
-        return super().send_task(name, args, kwargs, countdown=countdown, eta=eta, headers=headers, **options)
+        try:
+            return super().send_task(name, args, kwargs, countdown=countdown, eta=eta, headers=headers, **options)
+        except OperationalError as error:
+            if isinstance(error.__cause__, MessageNacked):  # RabbitMQ's refusal; ours raises QueueFullError by itself
+                raise self._refusal(options.get("queue")) from error
+            raise
+
+    def _refusal(self, queue: Queue | str | None) -> QueueFullError:
+        name = queue.name if isinstance(queue, Queue) else queue or self.conf.task_default_queue
+        return QueueFullError(name, self.settings.max_queue_size, REFUSED_RETRY_AFTER)
 
     def new_metadata(self, correlation_id: str | None = None) -> MessageMetadata:
         """Return the metadata for a message sent now, by the running task if there is one."""

@@ -37,6 +37,11 @@ def broker_feature(url: str, feature: str) -> bool:
     return bool(getattr(transport, "implements", {}).get(feature, False))
 
 
+def is_amqp(url: str) -> bool:
+    """Tell whether a broker URL means RabbitMQ."""
+    return urlsplit(url).scheme in ("amqp", "amqps", "pyamqp")
+
+
 class WorkQueue(Queue):
     """A queue that declares its dead-letter queue before itself."""
 
@@ -63,20 +68,23 @@ def work_queue(name: str, settings: Settings) -> WorkQueue:
     """Return a task queue with the settings' bound and TTL; what cannot stay in it goes to the dead letters.
 
     A full queue refuses publishes (``QueueFullError`` in the caller): a publisher that knows can wait, one that is not
-    told cannot.
+    told cannot. RabbitMQ's queues are declared with priorities; ours have them or not as the broker URL says.
     """
+    arguments: dict[str, Any] = {
+        "x-max-length": settings.max_queue_size,
+        "x-overflow": "reject-publish",
+        "x-message-ttl": round(settings.default_message_ttl * 1000),
+        "x-dead-letter-exchange": DEAD_LETTER_EXCHANGE,
+    }
+    if is_amqp(settings.broker_url):
+        arguments["x-max-priority"] = int(MessagePriority.CRITICAL)
     return WorkQueue(
         name,
         exchange=Exchange(name, type="direct", durable=True),
         routing_key=name,
         durable=True,
         dead_letters=dead_letter_queue(),
-        queue_arguments={
-            "x-max-length": settings.max_queue_size,
-            "x-overflow": "reject-publish",
-            "x-message-ttl": round(settings.default_message_ttl * 1000),
-            "x-dead-letter-exchange": DEAD_LETTER_EXCHANGE,
-        },
+        queue_arguments=arguments,
     )
 
 
@@ -87,7 +95,7 @@ def celery_configuration(settings: Settings) -> dict[str, Any]:
     return {
         "broker_url": url,
         "broker_connection_retry_on_startup": True,
-        "broker_transport_options": {"confirm_publish": True} if url.startswith(("amqp", "pyamqp")) else {},
+        "broker_transport_options": {"confirm_publish": True} if is_amqp(url) else {},
         # Results go to the caller's reply queue, for the calls that ask for them (ignore_result=False).
         "result_backend": "rpc://",
         "result_expires": 3600,
@@ -97,8 +105,10 @@ def celery_configuration(settings: Settings) -> dict[str, Any]:
         "task_reject_on_worker_lost": True,
         "task_acks_on_failure_or_timeout": True,
         "task_track_started": False,
-        "task_send_sent_event": True,
+        # Monitors (Flower) want both; on a broker in this process they would double every publish for nobody.
+        "task_send_sent_event": not in_process,
         "worker_send_task_events": not in_process,
+        "worker_concurrency": settings.max_concurrent_handlers,
         "worker_consumer": "liap_tasks.consumer:LiapConsumer",
         "worker_prefetch_multiplier": 4,
         # A forked child has no part in a broker that lives in its parent's memory.

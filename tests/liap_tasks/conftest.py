@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import pytest
 from celery.signals import task_postrun
+from kombu import pools
 
 from liap_tasks import LiapApp, create_app, load_settings
 
@@ -58,8 +59,8 @@ def new_app() -> Iterator[Callable[..., LiapApp]]:
         return app
 
     yield make
+    pools.reset()  # kombu keeps pools for the whole process, by URL
     for app in made:
-        app.pool.force_close_all()
         app.close()
 
 

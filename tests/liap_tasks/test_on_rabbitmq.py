@@ -1,0 +1,168 @@
+"""The same tasks on a live RabbitMQ: dead letters of both kinds, a full queue, an embedded and a prefork worker."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from liap_tasks import (
+    DeadLetterReason,
+    DeliveryOptions,
+    EmbeddedWorker,
+    LiapApp,
+    MessagePriority,
+    QueueFullError,
+    RetryPolicy,
+    configuration,
+    dead_letters,
+)
+from tests.liap_tasks.conftest import DEADLINE, Outcomes
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def rabbit(new_app: Callable[..., LiapApp], rabbitmq_url: str) -> Callable[..., LiapApp]:
+    """Make an app on RabbitMQ whose queues are new."""
+
+    def make(**settings: Any) -> LiapApp:
+        app = new_app(message_queue_url=rabbitmq_url, **settings)
+        with app.connection_for_write() as connection, connection.channel() as channel:
+            for queue in (configuration.DEFAULT_QUEUE, configuration.DEAD_LETTER_QUEUE):
+                channel.queue_delete(queue)
+        return app
+
+    return make
+
+
+def test_an_embedded_worker_retries_and_dead_letters(rabbit: Callable[..., LiapApp], outcomes: Outcomes) -> None:
+    app = rabbit()
+    policy = RetryPolicy(max_retries=1, initial_delay=0.05, jitter=False)
+
+    @app.task(shared=False, name="tests.fails", retry_policy=policy)
+    def fails(room: str) -> None:
+        raise OSError("x" * 100_000)
+
+    with EmbeddedWorker(app):
+        sent = fails.apply_async(("r1",), delivery=DeliveryOptions(correlation_id="game-7"))
+        assert outcomes.states(2) == ["RETRY", "FAILURE"]
+
+    for _ in range(2):  # looking leaves it there
+        (letter,) = dead_letters.peek(app)
+        assert letter.reason is DeadLetterReason.RETRIES_EXHAUSTED
+        assert (letter.id, letter.args, letter.correlation_id) == (sent.id, ("r1",), "game-7")
+        assert letter.queue == configuration.DEFAULT_QUEUE
+        assert [attempt.number for attempt in letter.attempts] == [1, 2]
+
+
+def test_the_broker_s_own_dead_letters_are_read_too(rabbit: Callable[..., LiapApp]) -> None:
+    app = rabbit()
+
+    @app.task(shared=False, name="tests.late")
+    def late() -> None: ...
+
+    sent = late.apply_async(delivery=DeliveryOptions(ttl=0))
+    with app.connection_for_read() as connection, connection.channel() as channel:
+        # RabbitMQ moves an expired message when it reaches the head; the dead letter arrives a moment later.
+        queue = dead_letters.dead_letter_queue().bind(channel)
+        arrived: list[Any] = []
+        consumer = connection.Consumer([queue], channel=channel, on_message=arrived.append)
+        with consumer:
+            while not arrived:
+                connection.drain_events(timeout=DEADLINE)
+    (letter,) = dead_letters.peek(app)
+    assert (letter.reason, letter.id) == (DeadLetterReason.EXPIRED, sent.id)
+    assert letter.queue == configuration.DEFAULT_QUEUE
+    assert letter.at is not None
+
+
+def test_a_full_queue_is_known_to_the_publisher(rabbit: Callable[..., LiapApp]) -> None:
+    app = rabbit(max_queue_size=1)
+
+    @app.task(shared=False, name="tests.noop")
+    def noop() -> None: ...
+
+    noop.delay()
+    with pytest.raises(QueueFullError) as refused:
+        noop.apply_async(retry=False)
+    assert (refused.value.queue, refused.value.max_length) == (configuration.DEFAULT_QUEUE, 1)
+
+
+def test_the_most_urgent_message_is_delivered_first(rabbit: Callable[..., LiapApp], outcomes: Outcomes) -> None:
+    app = rabbit()
+
+    @app.task(shared=False, name="tests.noop")
+    def noop() -> None: ...
+
+    sent = {level: noop.apply_async(delivery=DeliveryOptions(priority=level)).id for level in MessagePriority}
+    with EmbeddedWorker(app, pool="solo"):
+        order = [outcomes.next().id for _ in sent]
+    assert order == [sent[level] for level in sorted(MessagePriority, reverse=True)]
+
+
+PREFORK_APP = """
+from celery.exceptions import SoftTimeLimitExceeded
+from liap_tasks import RetryPolicy, create_app
+
+app = create_app(main="prefork")
+never = RetryPolicy(max_retries=0)
+
+@app.task(name="prefork.calls", retry_policy=never)
+def calls():
+    # A task that publishes, from a forked child.
+    fails.delay("from a child")
+
+@app.task(name="prefork.fails", retry_policy=RetryPolicy(max_retries=1, initial_delay=0.05, jitter=False))
+def fails(text):
+    raise ValueError(text)
+
+@app.task(name="prefork.overruns", retry_policy=never, timeout=0.2)
+def overruns():
+    while True:
+        pass
+"""
+
+
+def test_a_prefork_worker_dead_letters_from_its_children(
+    rabbit: Callable[..., LiapApp], rabbitmq_url: str, tmp_path: Path
+) -> None:
+    app = rabbit()
+    (tmp_path / "prefork.py").write_text(PREFORK_APP)
+    app.send_task("prefork.calls")
+    app.send_task("prefork.overruns")
+    log = tmp_path / "worker.log"
+    with log.open("w") as output:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "celery", "-A", "prefork", "worker", "-P", "prefork", "-c", "2", "-l", "INFO"],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(tmp_path), "MESSAGE_QUEUE_URL": rabbitmq_url, "PYTHONWARNINGS": ""},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            with app.connection_for_read() as connection, connection.channel() as channel:
+                queue = dead_letters.dead_letter_queue().bind(channel)
+                queue.declare()
+                arrived: list[Any] = []
+                with connection.Consumer([queue], channel=channel, on_message=arrived.append):
+                    while len(arrived) < 2:
+                        connection.drain_events(timeout=3 * DEADLINE)
+            worker.send_signal(signal.SIGTERM)
+            assert worker.wait(3 * DEADLINE) == 0
+        finally:
+            if worker.poll() is None:
+                worker.kill()
+                worker.wait()
+    assert "SoftTimeLimitExceeded" in log.read_text()
+    letters = {letter.task: letter for letter in dead_letters.peek(app)}
+    assert letters["prefork.overruns"].reason is DeadLetterReason.TIMED_OUT
+    assert letters["prefork.fails"].reason is DeadLetterReason.RETRIES_EXHAUSTED
+    assert letters["prefork.fails"].args == ("from a child",)
+    assert len(letters["prefork.fails"].attempts) == 2
