@@ -72,8 +72,11 @@ class BrokerMachine(RuleBasedStateMachine):
         self.connections: list[ClientConnection] = []
         self.serial = 0
 
-    @initialize(focus=st.lists(st.sampled_from([*sorted(QUEUES), "pair"]), min_size=1, max_size=3, unique=True))
-    def set_up(self, focus: list[str]) -> None:
+    @initialize(
+        focus=st.lists(st.sampled_from([*sorted(QUEUES), "pair"]), min_size=1, max_size=2, unique=True),
+        prefetches=st.lists(st.integers(0, 3), max_size=3),
+    )
+    def set_up(self, focus: list[str], prefetches: list[int]) -> None:
         # A few queues per run, so that things happen to the same messages.
         self.focus = focus
         queues = [name for one in focus for name in (PAIR if one == "pair" else (one,))]
@@ -87,6 +90,8 @@ class BrokerMachine(RuleBasedStateMachine):
             self.engine.bind_queue(self.connections[0], name, "pair")
         for connection in self.connections:
             self.open_channel_on(connection)
+        for number, prefetch in enumerate(prefetches):
+            self.consume(0, number, prefetch, no_ack=False, priority=0)
 
     def declare(self, name: str) -> None:
         self.engine.declare_queue(self.connections[0], name, arguments=QUEUES[name])
@@ -125,7 +130,7 @@ class BrokerMachine(RuleBasedStateMachine):
     @rule(
         where=PICK,
         priority=st.integers(0, 5),
-        ttl=st.sampled_from([None, None, None, 0, 2000, 4000]),
+        ttl=st.sampled_from([None, None, None, 0, 2000, 8000]),
         delay=st.sampled_from([None, None, None, 0, 1000, 3000]),
         size=st.integers(0, 5),
         copies=st.sampled_from([1, 1, 2, 5]),
@@ -291,7 +296,7 @@ class BrokerMachine(RuleBasedStateMachine):
         for entry in mine:
             entry.due = self.model.now + seconds
 
-    @rule(seconds=st.sampled_from([0, 1, 2, 6]))
+    @rule(seconds=st.sampled_from([0, 1, 2, 6, 6]))
     def advance(self, seconds: int) -> None:
         self.tick()
         self.clock.advance(seconds)
