@@ -26,7 +26,7 @@ from kombu.exceptions import OperationalError
 from pydantic import BaseModel
 
 from liap_tasks.cli import end_celery_command
-from liap_tasks.configuration import broker_feature, celery_configuration, work_queue
+from liap_tasks.configuration import broker_feature, celery_configuration, check_broker, work_queue
 from liap_tasks.errors import ConfigurationError
 from liap_tasks.events import EventExchange
 from liap_tasks.metadata import HEADER, MessageMetadata
@@ -96,19 +96,20 @@ class LiapApp(Celery):
         self.config_from_object(_LateConfiguration(self))
         self.steps["worker"].add(SaysWhoSharesTheBroker)
 
-    @property
+    @cached_property
     def settings(self) -> Settings:
         """The settings given, or those of the environment when they are first needed.
 
-        Raises ConfigurationError for a wrong value in the environment; the ``celery`` program ends with one line.
+        Raises ConfigurationError for a wrong value, or a broker that cannot be used here; the ``celery`` program ends
+        with one line.
         """
-        if self._settings is None:
-            try:
-                self._settings = load_settings()
-            except ConfigurationError as error:
-                end_celery_command(error)
-                raise
-        return self._settings
+        try:
+            settings = self._settings or load_settings()
+            check_broker(settings)
+        except ConfigurationError as error:
+            end_celery_command(error)
+            raise
+        return settings
 
     def _task_from_fun(  # type: ignore[override]  # Celery's signature has some thirty parameters
         self, fun: Any, name: str | None = None, base: Any = None, **options: Any

@@ -7,12 +7,14 @@ it has made that place exist.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
 
 from kombu import Exchange, Queue
-from kombu.transport import get_transport_cls
+from kombu.transport import TRANSPORT_ALIASES, get_transport_cls
 
+from liap_tasks.errors import ConfigurationError
 from liap_tasks.policies import MessagePriority
 from liap_tasks.settings import Settings
 
@@ -21,6 +23,7 @@ __all__ = [
     "DEAD_LETTER_QUEUE",
     "WorkQueue",
     "broker_feature",
+    "check_broker",
     "celery_configuration",
     "dead_letter_queue",
     "work_queue",
@@ -32,9 +35,28 @@ DEAD_LETTER_QUEUE = "dead_letters"
 
 
 def broker_feature(url: str, feature: str) -> bool:
-    """Tell whether the transport of a broker URL declares a feature (``Transport.implements``), without connecting."""
-    transport = get_transport_cls(urlsplit(url).scheme.split("+")[0] or "amqp")
-    return bool(getattr(transport, "implements", {}).get(feature, False))
+    """Tell whether the transport of a broker URL declares a feature (``Transport.implements``), without connecting.
+
+    Only our transports do, so kombu's others are not even imported: they may need a package that is not installed.
+    """
+    scheme = urlsplit(url).scheme
+    if not scheme.startswith("liap-"):
+        return False
+    transport: Any = get_transport_cls(scheme)
+    return bool(transport.implements.get(feature, False))
+
+
+def check_broker(settings: Settings) -> None:
+    """Raise ConfigurationError if the broker URL names no known transport, or one whose Python package is missing."""
+    scheme = urlsplit(settings.broker_url).scheme.split("+")[0]
+    if scheme not in TRANSPORT_ALIASES:
+        raise ConfigurationError(
+            "MESSAGE_QUEUE_URL", settings.message_queue_url, "a URL whose scheme is " + ", ".join(TRANSPORT_ALIASES)
+        )
+    if scheme in ("redis", "rediss") and find_spec("redis") is None:
+        name = "MESSAGE_QUEUE_TYPE" if settings.message_queue_url is None else "MESSAGE_QUEUE_URL"
+        value = settings.message_queue_url or settings.message_queue_type
+        raise ConfigurationError(name, value, "another broker, or Redis after `pip install redis`")
 
 
 def is_amqp(url: str) -> bool:
@@ -103,7 +125,8 @@ def celery_configuration(settings: Settings) -> dict[str, Any]:
         # Done means acknowledged: a task that was cut short is delivered again.
         "task_acks_late": True,
         "task_reject_on_worker_lost": True,
-        "task_acks_on_failure_or_timeout": True,
+        "task_acks_on_failure": True,
+        "task_acks_on_timeout": True,
         "task_track_started": False,
         # Monitors (Flower) want both; on a broker in this process they would double every publish for nobody.
         "task_send_sent_event": not in_process,

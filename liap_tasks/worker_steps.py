@@ -6,6 +6,7 @@ from typing import Any
 
 from celery import bootsteps
 from celery.utils.log import get_logger
+from kombu.utils.url import maybe_sanitize_url
 
 from liap_tasks.configuration import broker_feature
 
@@ -31,7 +32,7 @@ class SaysWhoSharesTheBroker(bootsteps.StartStopStep):
             logger.warning(
                 "kombu's redis transport honours neither bounds nor TTL nor dead-letter exchanges of queues: %s keeps "
                 "task-side dead letters only. MESSAGE_QUEUE_TYPE=rabbitmq honours all of them",
-                parent.app.connection_for_read().as_uri(),
+                maybe_sanitize_url(url),
             )
 
     def stop(self, parent: Any) -> None:

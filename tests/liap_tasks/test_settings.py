@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from liap_tasks import ConfigurationError, Settings, create_app, load_settings
+from liap_tasks import ConfigurationError, Settings, configuration, create_app, load_settings
 
 DEFAULTS = {
     "MESSAGE_QUEUE_TYPE": "memory",
@@ -124,3 +124,20 @@ def test_a_misspelt_setting_in_code_is_refused() -> None:
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Settings().max_queue_size = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"message_queue_url": "kafka9://x"}, r"MESSAGE_QUEUE_URL='kafka9://x' is not allowed.*liap-memory"),
+        ({"message_queue_type": "redis"}, r"MESSAGE_QUEUE_TYPE='redis' is not allowed.*pip install redis"),
+    ],
+)
+def test_a_broker_that_cannot_be_used_here_is_a_wrong_setting(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], line: str
+) -> None:
+    monkeypatch.setattr(configuration, "find_spec", lambda name: None)
+    app = create_app(load_settings(**settings), set_as_current=False)
+    with pytest.raises(ConfigurationError, match=line):
+        app.conf.broker_url
+    app.close()
