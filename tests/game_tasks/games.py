@@ -48,6 +48,18 @@ def anything_legal(rng: random.Random) -> Decide:
     return decide
 
 
+def as_few_piles_as_allowed(rng: random.Random) -> Decide:
+    """Make a player who always makes the lowest declaration, and otherwise does anything legal."""
+    legal = anything_legal(rng)
+
+    def decide(view: PlayerView, kind: DecisionKind) -> Move:
+        if kind is DecisionKind.DECLARE:
+            return Declaration(piles=min(view.allowed_declarations))
+        return legal(view, kind)
+
+    return decide
+
+
 def walk(seed: int, decide: Decide | None = None) -> Iterator[tuple[GameState, Move | None, Step]]:
     """Play a game, yielding each state before the move, the move (None for the start), and the step it led to."""
     decide = decide or anything_legal(random.Random(seed))

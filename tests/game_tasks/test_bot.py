@@ -224,6 +224,13 @@ def test_a_piece_gains_when_the_better_ones_have_been_played() -> None:
     assert before.chance(pieces("Gb")) < after.chance(pieces("Gb")) == 1.0
 
 
+def test_a_hand_promises_more_to_whoever_leads() -> None:
+    hand = "Gb Ab Eb Sr Sr Sr Hb Kb"
+    view = seen(hand, declared=1, leads=True)
+
+    assert Estimate(view).piles > Estimate(view.model_copy(update={"leader": "Ann"})).piles
+
+
 @few
 @given(SEEDS)
 def test_the_plan_uses_every_piece_once_in_valid_sets(seed: int) -> None:

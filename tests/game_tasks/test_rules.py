@@ -15,8 +15,8 @@ from game_tasks.pieces import DECK, Hand, Piece, is_weak
 from game_tasks.rules import apply_move, start_game, winners
 from game_tasks.scoring import round_points
 from game_tasks.sets import set_type
-from game_tasks.state import GameState
-from tests.game_tasks.games import PLAYERS, anything_legal, pieces, walk
+from game_tasks.state import GameState, deal_hands
+from tests.game_tasks.games import PLAYERS, anything_legal, as_few_piles_as_allowed, pieces, walk
 
 SEEDS = st.integers(min_value=0, max_value=10**9)
 few = settings(max_examples=8, deadline=None)
@@ -112,14 +112,20 @@ def test_every_round_gives_away_eight_piles_and_pays_by_the_table(seed: int) -> 
 
 @few
 @given(SEEDS)
-def test_declarations_never_sum_to_eight_and_are_never_zero_three_times_running(seed: int) -> None:
+def test_declarations_never_sum_to_eight(seed: int) -> None:
     *_, (_, _, last) = walk(seed)
 
+    assert all(sum(result.declared) != 8 for result in last.state.history)
+
+
+@few
+@given(SEEDS)
+def test_whoever_declares_as_little_as_allowed_declares_one_after_every_two_zeros(seed: int) -> None:
+    *_, (_, _, last) = walk(seed, as_few_piles_as_allowed(random.Random(seed)))
+
     rounds = last.state.history
-    assert all(sum(result.declared) != 8 for result in rounds)
     for seat in range(4):
-        declared = [result.declared[seat] for result in rounds]
-        assert all(any(three) for three in zip(declared, declared[1:], declared[2:], strict=False))
+        assert [result.declared[seat] for result in rounds] == [0, 0, 1, *([0, 0, 1] * 6)][: len(rounds)]
 
 
 @few
@@ -203,6 +209,12 @@ def test_other_seeds_deal_other_hands() -> None:
     assert len(hands) == 20
 
 
+def test_every_deal_of_a_game_is_another_one() -> None:
+    state = start_game(PLAYERS, seed=1).state
+
+    assert len({deal_hands(replace(state, deals=deals)) for deals in range(20)}) == 20
+
+
 # Redeal
 
 
@@ -284,6 +296,17 @@ def test_a_tie_stays_with_the_earlier_player() -> None:
 
     ended = next(h for h in step.happened if h.event_type is GameEventType.TURN_ENDED)
     assert ended.player_id == "Ben"
+
+
+def test_each_play_is_told_with_its_type_and_whether_it_holds_the_turn() -> None:
+    state = in_turn((STRONG, *OTHERS))
+    told = []
+    for play in ("Cr Hr Kr", "Gb Ab Eb", "Ar Er Sr", "Sb Sb Sb"):
+        step = apply_move(state, state.id_of(state.to_move), Play(pieces=pieces(play)))
+        told.append((step.happened[0].data["set_type"], step.happened[0].data["holds_the_turn"]))
+        state = step.state
+
+    assert told == [("STRAIGHT", True), ("STRAIGHT", True), (None, False), ("THREE_OF_A_KIND", False)]
 
 
 @pytest.mark.parametrize(

@@ -145,10 +145,12 @@ def test_a_room_is_opened_before_its_game_and_closed_after_it() -> None:
 
 def test_a_move_is_told_before_the_next_one_is_asked_for() -> None:
     told: list[GameEventType] = []
+    asked = []
     answered = {GameEventType.DECLARATION_MADE: 0, GameEventType.PIECE_PLAYED: 0}
     legal = anything_legal(random.Random(1))
 
     def decide(view: PlayerView, kind: DecisionKind) -> Move:
+        asked.append(kind)
         assert {event_type: told.count(event_type) for event_type in answered} == answered
         if kind is DecisionKind.DECLARE:
             answered[GameEventType.DECLARATION_MADE] += 1
@@ -158,7 +160,7 @@ def test_a_move_is_told_before_the_next_one_is_asked_for() -> None:
 
     result = play_game(1, decide, on_event=lambda event: told.append(event.event_type))
 
-    assert result.moves >= sum(answered.values()) > 0
+    assert result.moves == len(asked) >= sum(answered.values()) > 0
 
 
 def test_an_illegal_answer_ends_the_game_with_an_error_event() -> None:

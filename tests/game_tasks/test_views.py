@@ -10,9 +10,9 @@ from pydantic import ValidationError
 from game_tasks.moves import ANSWERS, DecisionKind, Declaration, Play, RedealAnswer
 from game_tasks.pieces import Piece
 from game_tasks.rules import start_game
-from game_tasks.state import GameState
-from game_tasks.views import PlayerView, view_of
-from tests.game_tasks.games import PLAYERS, first_state, walk
+from game_tasks.state import GameState, PlayerState
+from game_tasks.views import PlayerView, SeatView, TablePlay, view_of
+from tests.game_tasks.games import PLAYERS, first_state, pieces, walk
 
 SEEDS = st.integers(min_value=0, max_value=10**9)
 few = settings(max_examples=4, deadline=None)
@@ -66,16 +66,53 @@ def test_exactly_the_player_to_move_is_asked(seed: int) -> None:
             assert asked == {name: step.state.pending if name == mover else None for name in PLAYERS}
 
 
-def test_a_view_shows_the_table_in_playing_order() -> None:
-    state = first_state(7, lambda state: len(state.plays) == 2)
+def test_a_view_shows_everything_its_player_may_know() -> None:
+    hands = ("Gr Sr", "Ar", "Eb", "Ab Sb")
+    players = tuple(
+        PlayerState(
+            player_id=name, hand=pieces(hand), declared=seat, taken=seat + 1, score=10 * seat, zeros_in_a_row=seat
+        )
+        for seat, (name, hand) in enumerate(zip(PLAYERS, hands, strict=True))
+    )
+    state = GameState(
+        seed=1,
+        players=players,
+        pending=DecisionKind.PLAY,
+        to_move=3,
+        round_number=4,
+        multiplier=3,
+        starter=2,
+        turn_number=5,
+        leader=1,
+        plays=(pieces("Kr"), pieces("Cb")),
+        played=pieces("Gb Ar Ar Sr"),
+    )
 
-    view = view_of(state, state.id_of(state.to_move))
-
-    assert [play.pieces for play in view.table] == list(state.plays)
-    assert view.table[0].player_id == view.leader
-    assert view.position == 2
-    assert view.required_pieces == len(state.plays[0])
-    assert [seat.player_id for seat in view.seats] == list(PLAYERS)
+    assert view_of(state, "Dee") == PlayerView(
+        player_id="Dee",
+        decision=DecisionKind.PLAY,
+        round_number=4,
+        turn_number=5,
+        multiplier=3,
+        starter="Cho",
+        leader="Ben",
+        position=2,
+        hand=pieces("Ab Sb"),
+        seats=(
+            SeatView(player_id="Ann", score=0, declared=0, taken=1, pieces_left=2),
+            SeatView(player_id="Ben", score=10, declared=1, taken=2, pieces_left=1),
+            SeatView(player_id="Cho", score=20, declared=2, taken=3, pieces_left=1),
+            SeatView(player_id="Dee", score=30, declared=3, taken=4, pieces_left=2),
+        ),
+        table=(
+            TablePlay(player_id="Ben", pieces=pieces("Kr")),
+            TablePlay(player_id="Cho", pieces=pieces("Cb")),
+        ),
+        played=pieces("Gb Ar Ar Sr"),
+        allowed_declarations=(),
+        required_pieces=1,
+        zeros_in_a_row=3,
+    )
 
 
 def test_allowed_declarations_are_shown_to_the_declarer_only() -> None:
