@@ -1,0 +1,1 @@
+"""Measurements against kombu's stock ``memory://``: ``python -m benchmarks`` (see __main__.py)."""

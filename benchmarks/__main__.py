@@ -1,0 +1,180 @@
+"""``python -m benchmarks [--quick] [--json FILE]``: one table for our transports and kombu's stock ``memory://``.
+
+Every figure is the median of several takes, the transports taking turns in one process. Machines are noisy: read the
+ratios. What each row counts: see celery_side.py and engine_side.py. The floor: of the 60 to 80 microseconds that a
+small task costs a solo worker, all but about ten are Celery's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import celery
+import kombu
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.celery_side import Bench
+from benchmarks.engine_side import cycle_rate, growth, push_pop_seconds, topic_lookup_seconds
+from benchmarks.measure import interleaved
+
+STOCK = "memory"
+COLUMNS = {
+    "liap-memory": ("liap-memory:///bench", False),
+    "liap-priority": ("liap-priority:///bench", False),
+    "liap_tasks": ("liap-memory:///bench", True),
+    STOCK: ("memory://", False),
+}
+LABELS = {
+    "liap-memory": "Celery on `liap-memory://`",
+    "liap-priority": "Celery on `liap-priority://`",
+    "liap_tasks": "`liap_tasks` on `liap-memory://`",
+    STOCK: "Celery on `memory://`",
+}
+
+
+@dataclass
+class Row:
+    """One line of the table. figures: by column of COLUMNS. goal: what should be reached. reached: was it."""
+
+    name: str
+    figures: dict[str, float]
+    unit: str
+    goal: str = ""
+    reached: bool | None = None
+
+
+def celery_rows(scale: float, repeat: int) -> list[Row]:
+    """Measure what a Celery user sees."""
+
+    def each(take: Callable[[Bench], float], *, stock: Callable[[Bench], float] | None = None) -> dict[str, float]:
+        def one(name: str) -> Callable[[], float]:
+            url, ours = COLUMNS[name]
+            chosen = stock if name == STOCK and stock is not None else take
+            return lambda: chosen(Bench(url, ours=ours))
+
+        return interleaved(repeat, {name: one(name) for name in COLUMNS})
+
+    many = int(5000 * scale)
+    publish = each(lambda bench: bench.publish_rate(many))
+    solo = each(lambda bench: bench.drain_rate(many, "solo", 1))
+    # The stock transport sleeps a second whenever the prefetch window (16 messages) is full.
+    threads = each(
+        lambda bench: bench.drain_rate(many, "threads", 4), stock=lambda bench: bench.drain_rate(32, "threads", 4)
+    )
+    rounds = int(300 * scale)
+    p50: dict[str, float] = {}
+    p99: dict[str, float] = {}
+    for name, (url, ours) in COLUMNS.items():
+        p50[name], p99[name] = (
+            1000 * value for value in Bench(url, ours=ours).latencies(3 if name == STOCK else rounds)
+        )
+    memory = each(lambda bench: bench.memory(int(10_000 * scale)) * 10_000 / 1e6)
+
+    def ratio(figures: dict[str, float], name: str) -> float:
+        return figures[name] / figures[STOCK]
+
+    return [
+        Row("publishes by .delay()", publish, "/s"),
+        Row("drained, solo worker", solo, "tasks/s", "1.3 x stock", ratio(solo, "liap_tasks") >= 1.3),
+        Row("drained, threads worker (4)", threads, "tasks/s", "8 x stock", ratio(threads, "liap_tasks") >= 8),
+        Row("idle latency p50", p50, "ms", "at most 1 ms", p50["liap_tasks"] <= 1.0),
+        Row("idle latency p99", p99, "ms"),
+        Row("memory of 10,000 queued messages", memory, "MB"),
+    ]
+
+
+def engine_rows(scale: float, repeat: int) -> list[tuple[str, str, str, bool | None]]:
+    """Measure the engine alone: (what, figure, goal, reached)."""
+    number = int(100_000 * scale)
+    cycles = interleaved(
+        repeat,
+        {
+            "fifo": lambda: cycle_rate(number),
+            "priority": lambda: cycle_rate(number, {"x-max-priority": 9}),
+            "push fifo": lambda: push_pop_seconds(number, {}),
+            "push priority": lambda: push_pop_seconds(number, {"x-max-priority": 9}),
+        },
+    )
+    slower = cycles["push priority"] / cycles["push fifo"]
+    sizes = [int(size * scale) for size in (10_000, 100_000, 1_000_000)]
+    costs = growth(sizes)
+    growing = costs[sizes[-1]] / costs[sizes[0]]
+    trie, scan = topic_lookup_seconds(int(10_000 * scale), int(2000 * scale))
+    return [
+        ("put+get+ack, FIFO", f"{cycles['fifo']:,.0f}/s", "150,000/s", cycles["fifo"] >= 150_000),
+        ("put+get+ack, priority", f"{cycles['priority']:,.0f}/s", "", None),
+        ("priority push+pop against FIFO", f"{slower:.2f} x", "at most 1.5 x", slower <= 1.5),
+        (
+            f"push+pop a message among {', '.join(f'{size:,}' for size in sizes)}",
+            ", ".join(f"{costs[size] * 1e6:.1f}" for size in sizes) + " µs",
+            "not superlinear",
+            growing < 2,
+        ),
+        (
+            f"topic lookup among {int(10_000 * scale):,} patterns",
+            f"{trie * 1e6:.1f} µs (asking each: {scan * 1e6:,.0f} µs)",
+            "at most 20 µs",
+            trie <= 20e-6,
+        ),
+    ]
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
+
+
+def _mark(reached: bool | None) -> str:
+    return {True: "yes", False: "no", None: ""}[reached]
+
+
+def tables(rows: list[Row], engine: list[tuple[str, str, str, bool | None]]) -> list[tuple[list[str], list[list[str]]]]:
+    """Return both tables as header and cells."""
+    head = ["", *LABELS.values(), "liap_tasks : stock", "goal", "reached"]
+    cells = []
+    for row in rows:
+        figures = [f"{_number(row.figures[name])} {row.unit}" for name in COLUMNS]
+        ratio = row.figures["liap_tasks"] / row.figures[STOCK]
+        cells.append([row.name, *figures, f"{ratio:.3g} x", row.goal, _mark(row.reached)])
+    return [
+        (head, cells),
+        (["engine alone, one thread", "figure", "goal", "reached"], [[a, b, c, _mark(d)] for a, b, c, d in engine]),
+    ]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a smoke test: small numbers, one take")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+    chosen = parser.parse_args()
+    logging.disable(logging.WARNING)
+    scale, repeat = (0.02, 1) if chosen.quick else (1.0, 3)
+    rows, engine = celery_rows(scale, repeat), engine_rows(scale, repeat)
+    console = Console()
+    versions = f"celery {celery.__version__}, kombu {kombu.__version__}"
+    caption = f"{os.cpu_count()} cores, Python {platform.python_version()}, {versions}"
+    for head, cells in tables(rows, engine):
+        if console.is_terminal:
+            table = Table(*head, caption=caption)
+            for line in cells:
+                table.add_row(*line)
+            console.print(table)
+        else:
+            print("| " + " | ".join(head) + " |\n|" + "---|" * len(head))
+            print("\n".join("| " + " | ".join(line) + " |" for line in cells))
+            print(f"\n({caption})\n")
+    if chosen.json:
+        figures = {"rows": [asdict(row) for row in rows], "engine": engine}
+        chosen.json.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
