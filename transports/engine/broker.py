@@ -496,6 +496,8 @@ class Broker:
         tag = tag or f"amq.ctag-{uuid.uuid4().hex}"
         if tag in channel.consumers:
             raise ChannelRefusal(530, f"NOT_ALLOWED - attempt to reuse consumer tag '{tag}'")
+        if exclusive and queue.arguments.single_active_consumer:
+            raise access_refused(f"queue '{queue_name}' in vhost '{self.vhost}' has a single active consumer anyway")
         if any(other.exclusive for other in queue.rota) or (exclusive and queue.rota):
             raise access_refused(f"queue '{queue_name}' in vhost '{self.vhost}' in exclusive use")
         consumer = Consumer(
