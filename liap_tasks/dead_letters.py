@@ -113,7 +113,8 @@ def publish(
     priority = info.get("priority")
     try:
         with app.producer_or_acquire() as producer:
-            producer.publish(
+            _publish_routed(
+                producer,
                 message.body,
                 exchange=DEAD_LETTER_EXCHANGE,
                 routing_key=routing_key,
@@ -129,6 +130,34 @@ def publish(
     except Exception as failure:
         raise DeadLetterError(f"task {task}[{request.id}] could not be dead-lettered: {failure!r}") from failure
     logger.error("Task %s[%s] is a dead letter: %s (%r)", task, request.id, verdict, error)
+
+
+def _publish_routed(producer: Any, body: Any, **options: Any) -> None:
+    """Publish and make sure that a queue has it: an exchange without a queue would swallow it without a word.
+
+    A queue that was deleted since it was declared is declared again. Raises DeadLetterError when that is not enough.
+    """
+    for declare_again in (False, True):
+        if declare_again:
+            dead_letter_queue().bind(producer.channel).declare()
+        returned: list[Any] = []
+
+        def take_back(*returned_message: Any, into: list[Any] = returned) -> None:
+            into.append(returned_message)
+
+        events = getattr(producer.channel, "events", None)
+        if events is None:  # a transport that returns nothing
+            producer.publish(body, **options)
+            return
+        handlers = events["basic_return"]
+        handlers.add(take_back)
+        try:
+            producer.publish(body, mandatory=True, **options)
+        finally:
+            handlers.discard(take_back)
+        if not returned:
+            return
+    raise DeadLetterError(f"no queue is bound to exchange {DEAD_LETTER_EXCHANGE!r}")
 
 
 def peek(app: LiapApp, limit: int = 100) -> list[DeadLetterRecord]:

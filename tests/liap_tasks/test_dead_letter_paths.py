@@ -420,3 +420,42 @@ def test_looking_at_dead_letters_leaves_them_in_place_and_in_order(app: LiapApp,
     assert [letter.args for letter in dead_letters.peek(app, 3)] == [(0,), (1,), (2,)]
     assert [letter.args for letter in dead_letters.peek(app)] == [(0,), (1,), (2,), (3,), (4,)]
     assert dead_letters.count(app) == 5
+
+
+def test_a_dead_letter_queue_that_somebody_deleted_is_there_again(app: LiapApp, outcomes: Outcomes) -> None:
+    @app.task(shared=False, name="tests.after_a_clean_up", retry_policy=NEVER)
+    def after_a_clean_up() -> None:
+        raise CardTableError
+
+    with EmbeddedWorker(app, pool="solo"):
+        after_a_clean_up.delay()
+        outcomes.states(1)
+        with app.connection_for_write() as connection, connection.channel() as channel:
+            channel.queue_delete(dead_letters.dead_letter_queue().name)
+        after_a_clean_up.delay()
+        assert outcomes.states(1) == ["FAILURE"]
+
+    assert dead_letters.count(app) == 1
+
+
+def test_a_message_the_broker_refuses_among_the_dead_letters_goes_back(
+    app: LiapApp, outcomes: Outcomes, stats: Stats
+) -> None:
+    worker = EmbeddedWorker(app, pool="solo")
+
+    @app.task(shared=False, name="tests.refused", retry_policy=NEVER)
+    def refused() -> None:
+        with app.connection_for_write() as connection, connection.channel() as channel:
+            # Somebody declares an exchange of another type in the place of ours; no queue can be bound with ours.
+            channel.queue_delete(dead_letters.dead_letter_queue().name)
+            channel.exchange_delete(dead_letters.DEAD_LETTER_EXCHANGE)
+            channel.exchange_declare(dead_letters.DEAD_LETTER_EXCHANGE, "fanout", durable=True, auto_delete=False)
+        worker._stopping.set()
+        raise CardTableError
+
+    with worker:
+        refused.delay()
+        assert outcomes.states(1) == ["REJECTED"]
+
+    left = stats(app)
+    assert (left["ready"], left["acknowledged"]) == (1, 0)

@@ -166,3 +166,22 @@ def test_a_prefork_worker_dead_letters_from_its_children(
     assert letters["prefork.fails"].reason is DeadLetterReason.RETRIES_EXHAUSTED
     assert letters["prefork.fails"].args == ("from a child",)
     assert len(letters["prefork.fails"].attempts) == 2
+
+
+def test_a_dead_letter_queue_deleted_on_rabbitmq_is_there_again(
+    rabbit: Callable[..., LiapApp], outcomes: Outcomes
+) -> None:
+    app = rabbit()
+
+    @app.task(shared=False, name="tests.after_a_clean_up", retry_policy=RetryPolicy(max_retries=0))
+    def after_a_clean_up() -> None:
+        raise OSError
+
+    with EmbeddedWorker(app, pool="solo"):
+        after_a_clean_up.delay()
+        outcomes.states(1)
+        with app.connection_for_write() as connection, connection.channel() as channel:
+            channel.queue_delete(configuration.DEAD_LETTER_QUEUE)
+        after_a_clean_up.delay()
+        assert outcomes.states(1) == ["FAILURE"]
+    assert dead_letters.count(app) == 1

@@ -1,0 +1,81 @@
+"""Interrupting a block that overruns in its thread."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import suppress
+
+import pytest
+
+from liap_tasks.timeouts import interrupt_after
+
+DEADLINE = 10.0
+
+
+class OverrunError(Exception):
+    pass
+
+
+class InnerError(Exception):
+    pass
+
+
+def run_for_ever() -> None:
+    while True:
+        pass
+
+
+def test_a_block_that_overruns_is_interrupted() -> None:
+    with pytest.raises(OverrunError), interrupt_after(0.01, OverrunError):
+        run_for_ever()
+
+
+def test_a_block_that_ends_in_time_is_left_alone_and_so_is_what_follows() -> None:
+    with interrupt_after(0.02, OverrunError):
+        pass
+    # A later block of the same thread fires after the first one would have; nothing else may arrive before it.
+    with pytest.raises(InnerError), interrupt_after(0.05, InnerError):
+        run_for_ever()
+
+
+def test_the_outer_of_nested_blocks_fires_inside_the_inner() -> None:
+    with pytest.raises(OverrunError), interrupt_after(0.01, OverrunError):
+        with interrupt_after(DEADLINE, InnerError):
+            run_for_ever()
+
+
+def test_the_inner_of_nested_blocks_leaves_the_outer_running() -> None:
+    def inner_then_outer() -> None:
+        with suppress(InnerError), interrupt_after(0.01, InnerError):
+            run_for_ever()
+        run_for_ever()
+
+    with pytest.raises(OverrunError), interrupt_after(0.05, OverrunError):
+        inner_then_outer()
+
+
+def test_each_thread_gets_its_own_interruption() -> None:
+    interrupted: list[str] = []
+
+    def overrun(name: str, seconds: float) -> None:
+        try:
+            with interrupt_after(seconds, OverrunError):
+                run_for_ever()
+        except OverrunError:
+            interrupted.append(name)
+
+    threads = [threading.Thread(target=overrun, args=(str(n), 0.01 * n)) for n in (3, 1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(DEADLINE)
+    assert sorted(interrupted) == ["1", "2", "3"]
+
+
+def test_many_blocks_in_time_leave_nothing_behind() -> None:
+    from liap_tasks import timeouts
+
+    for _ in range(2000):
+        with interrupt_after(DEADLINE, OverrunError):
+            pass
+    assert len(timeouts._watchdog._deadlines) <= 2 * timeouts.SWEEP_AT + 1
