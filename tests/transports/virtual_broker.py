@@ -73,6 +73,10 @@ class VirtualBroker:
         table = {**(headers or {}), **({} if delay_ms is None else {"x-delay": delay_ms})}
         return self.engine.publish(Message(body, properties, table, exchange, queue))
 
+    def purge(self, queue: str) -> int:
+        """Remove the ready messages."""
+        return self.engine.purge_queue(self.connection, queue)
+
     def numbers(self, queue: str) -> QueueStatistics:
         """Return the statistics of a queue."""
         return self.engine.statistics(queue)[queue]
