@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from celery.utils.log import get_logger
+from kombu.utils import json as kombu_json
 from pydantic import BaseModel, ConfigDict
 
 from liap_tasks.configuration import DEAD_LETTER_EXCHANGE, dead_letter_queue
@@ -115,7 +116,7 @@ def publish(
         with app.producer_or_acquire() as producer:
             _publish_routed(
                 producer,
-                message.body,
+                _encodable(message.body),
                 exchange=DEAD_LETTER_EXCHANGE,
                 routing_key=routing_key,
                 declare=[dead_letter_queue()],
@@ -130,6 +131,18 @@ def publish(
     except Exception as failure:
         raise DeadLetterError(f"task {task}[{request.id}] could not be dead-lettered: {failure!r}") from failure
     logger.error("Task %s[%s] is a dead letter: %s (%r)", task, request.id, verdict, error)
+
+
+def _encodable(body: Any) -> Any:
+    """Return the body; what the task has put into its arguments and JSON cannot carry is replaced by its ``repr``.
+
+    Why: such a message could neither be retried nor dead-lettered, and would go round for ever.
+    """
+    try:
+        kombu_json.dumps(body)
+    except (TypeError, ValueError):
+        return json.loads(json.dumps(body, default=repr, skipkeys=True))
+    return body
 
 
 def _publish_routed(producer: Any, body: Any, **options: Any) -> None:

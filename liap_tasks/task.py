@@ -52,6 +52,7 @@ __all__ = ["LiapTask"]
 logger = get_logger("liap_tasks.task")
 _rng = Random()
 
+PAUSE_BEFORE_REQUEUE = 1.0
 UNSENDABLE = (EncodeError, TypeError, ValueError)
 
 
@@ -214,7 +215,7 @@ class LiapTask(Task[Any, Any]):
                 raise reason from exc
             # Celery would reject the message for good; it goes back to its queue instead.
             logger.critical("retry of %s[%s] could not be published: %r", self.name, request.id, reason)
-            raise Reject(reason, requeue=True) from failure
+            raise _back_to_its_queue(reason) from failure
         except TaskPredicate:
             raise
         except Exception:
@@ -232,8 +233,15 @@ class LiapTask(Task[Any, Any]):
             return
         decision = self._decide(error)
         if isinstance(decision, Retry):
-            # max_retries: the policy has decided already.
-            raise self.retry(exc=error, countdown=decision.delay, max_retries=self.attempt)
+            try:
+                # max_retries: the policy has decided already.
+                raise self.retry(exc=error, countdown=decision.delay, max_retries=self.attempt)
+            except TaskPredicate:
+                raise
+            except Exception:
+                decision = self._decide(error)  # a retry that can never be published leaves its verdict
+                if isinstance(decision, Retry):
+                    raise
         self._note_attempt(error)
         if self.dead_letter_policy.enabled:
             try:
@@ -247,7 +255,7 @@ class LiapTask(Task[Any, Any]):
                 )
             except DeadLetterError as failure:
                 logger.critical("%s; its message goes back to its queue", failure)
-                raise Reject(failure, requeue=True) from failure
+                raise _back_to_its_queue(failure) from failure
 
     def _decide(self, error: Exception) -> Retry | DeadLetter:
         verdict: DeadLetter | None = getattr(self.request, "liap_verdict", None)
@@ -270,6 +278,9 @@ class LiapTask(Task[Any, Any]):
         return code is not None and not _raised_by(error, code)
 
     def _note_attempt(self, error: BaseException | None) -> None:
+        noted = self.metadata.attempts
+        if noted and noted[-1].number == self.attempt:
+            return
         attempt = Attempt(
             number=self.attempt,
             at=time.time(),
@@ -278,6 +289,12 @@ class LiapTask(Task[Any, Any]):
         )
         headers = self.request.headers or {}
         self.request.headers = {**headers, **self.metadata.after(attempt).as_headers()}
+
+
+def _back_to_its_queue(reason: Any) -> Reject:
+    """Return what to raise to give a message back, after a pause: it will be delivered again at once."""
+    time.sleep(PAUSE_BEFORE_REQUEUE)
+    return Reject(reason, requeue=True)
 
 
 def in_prefork_child() -> bool:

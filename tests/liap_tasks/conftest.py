@@ -11,7 +11,7 @@ import pytest
 from celery.signals import task_postrun
 from kombu import pools
 
-from liap_tasks import LiapApp, create_app, load_settings
+from liap_tasks import LiapApp, create_app, load_settings, task
 
 DEADLINE = 10.0
 
@@ -37,6 +37,12 @@ class Outcomes:
 
     def states(self, count: int) -> list[str]:
         return [self.next().state for _ in range(count)]
+
+
+@pytest.fixture(autouse=True)
+def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let messages that go back to their queue go at once."""
+    monkeypatch.setattr(task, "PAUSE_BEFORE_REQUEUE", 0.0)
 
 
 @pytest.fixture
