@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -42,20 +43,28 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture
-def driver(request: pytest.FixtureRequest) -> Iterator[Driver]:
-    """A driver on an empty broker (RabbitMQ: on names of its own)."""
-    broker = request.param
-    if broker == "amqp":
-        driver = Driver(broker, request.getfixturevalue("rabbitmq_url"), None)
-    else:
-        url = f"{broker}:///conformance"
-        clock = VirtualClock()
-        reset_broker(url, clock=clock)
-        driver = Driver(broker, url, clock)
-    try:
-        yield driver
-    finally:
-        driver.close()
+def open_driver(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Driver]]:
+    """Give a function that opens a driver on an empty broker (RabbitMQ: on names of its own); all are closed after."""
+    with ExitStack() as opened:
+
+        def open_driver(broker: str) -> Driver:
+            if broker == "amqp":
+                driver = Driver(broker, request.getfixturevalue("rabbitmq_url"), None)
+            else:
+                url = f"{broker}:///conformance"
+                clock = VirtualClock()
+                reset_broker(url, clock=clock)
+                driver = Driver(broker, url, clock)
+            opened.callback(driver.close)
+            return driver
+
+        yield open_driver
+
+
+@pytest.fixture
+def driver(request: pytest.FixtureRequest, open_driver: Callable[[str], Driver]) -> Driver:
+    """A driver on an empty broker, each of those that a scenario runs on in turn."""
+    return open_driver(request.param)
 
 
 @pytest.fixture
