@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test check format bench clean help
+.PHONY: demo test check format bench readme clean help
 
 help:
 	@echo "make demo    play one full game through the in-memory broker"
@@ -13,6 +13,7 @@ help:
 	@echo "make check   format, lint, types, import directions"
 	@echo "make format  rewrite the code in the project's format"
 	@echo "make bench   measure against stock memory://"
+	@echo "make readme  renew the generated parts of README.md"
 	@echo "make clean   remove .venv and caches"
 
 $(BIN)/python:
@@ -43,6 +44,9 @@ check: $(VENV)/.installed-dev
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+readme: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.readme
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks

@@ -1,0 +1,24 @@
+"""The benchmark runs and gives every figure. Nothing is timed here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+
+def test_quick_run_gives_every_figure(tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--quick", "--json", str(figures)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    taken = json.loads(figures.read_text(encoding="utf-8"))
+    assert len(taken["rows"]) == 6
+    assert all(value > 0 for row in taken["rows"] for value in row["figures"].values())
+    assert len(taken["engine"]) == 5
+    assert done.stdout.startswith("|  | Celery on `liap-memory://`")
