@@ -22,6 +22,7 @@ __all__ = ["interrupt_after"]
 
 IDLE_SECONDS = 5.0
 SWEEP_AT = 256
+TURNS = 100
 
 
 class _Watch:
@@ -47,15 +48,18 @@ class _Watch:
         """Say that the attempt is over; nothing will be raised after this returns."""
         with self.lock:
             self.over = True
-            if self.fired:
-                # It may have been raised and handled, or still be pending: take a pending one back.
-                _raise_in(self.thread_id, None)
+        if self.fired:
+            # It has been raised in the attempt, or is still pending and comes at the next turn of a loop: let it come
+            # here. (Taking it back, with None, would leave CPython 3.11's eval loop looking for it for ever.)
+            try:
+                for _ in range(TURNS):
+                    pass
+            except self.error:
+                pass
 
 
-def _raise_in(thread_id: int, error: type[BaseException] | None) -> None:
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(
-        ctypes.c_ulong(thread_id), None if error is None else ctypes.py_object(error)
-    )
+def _raise_in(thread_id: int, error: type[BaseException]) -> None:
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread_id), ctypes.py_object(error))
 
 
 class _Watchdog:

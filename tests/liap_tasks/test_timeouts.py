@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from contextlib import suppress
 
@@ -79,3 +81,38 @@ def test_many_blocks_in_time_leave_nothing_behind() -> None:
         with interrupt_after(DEADLINE, OverrunError):
             pass
     assert len(timeouts._watchdog._deadlines) <= 2 * timeouts.SWEEP_AT + 1
+
+
+ENDING_AS_IT_FIRES = """
+import sys
+from liap_tasks.timeouts import interrupt_after
+
+class Overrun(Exception):
+    pass
+
+fired = late = 0
+for attempt in range(60):
+    try:
+        with interrupt_after(0.005, Overrun):
+            for _ in range(60_000 + 10_000 * attempt):
+                pass
+    except Overrun:
+        fired += 1
+    try:
+        for _ in range(1000):
+            pass
+    except Overrun:
+        late += 1
+
+seen = []
+sys.settrace(lambda frame, event, argument: seen.append(event))
+(lambda: None)()
+sys.settrace(None)
+print(fired > 0, late, len(seen))
+"""
+
+
+def test_a_block_that_ends_as_it_fires_leaves_nothing_behind() -> None:
+    # In a process of its own: what could be left behind is an eval loop that never comes to rest under a tracer.
+    done = subprocess.run([sys.executable, "-c", ENDING_AS_IT_FIRES], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split()[:2] == ["True", "0"], done.stderr
