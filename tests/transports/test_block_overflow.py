@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from amqp.exceptions import RecoverableConnectionError
 
 from tests.transports.conftest import Connect
-from tests.transports.in_process_client import DEADLINE, declare, in_thread, publish, ready, wait_until
+from tests.transports.in_process_client import DEADLINE, declare, in_thread, publish, ready
 from transports import QueueFullError
 from transports.shared import SharedBroker
 
@@ -23,7 +24,6 @@ def full_queue(connect: Connect, broker: SharedBroker, **arguments: Any) -> tupl
     assert observer.queue_stats("q")["q"]["ready"] + observer.queue_stats("q")["q"]["delayed"] == 1
     publisher = connect().channel()
     published = in_thread(lambda: publish(publisher, "q", b"second", timeout=DEADLINE))
-    wait_until(broker._changed, lambda: True)
     await_publisher(broker)
     return observer, published
 
@@ -143,6 +143,23 @@ def test_a_queue_deleted_meanwhile_lets_the_publisher_go(connect: Connect, broke
 
     assert published() is None
     assert broker.engine.unroutable == 1
+
+
+@pytest.mark.parametrize("what", ["channel", "connection"])
+def test_closing_lets_the_waiting_publisher_go(connect: Connect, broker: SharedBroker, what: str) -> None:
+    observer = connect().channel()
+    declare(observer, "q", overflow="block", max_length=0)
+    connection = connect()
+    channel = connection.channel()
+    published = in_thread(lambda: publish(channel, "q", timeout=2 * DEADLINE))
+    await_publisher(broker)
+
+    (channel if what == "channel" else connection).close()
+
+    with pytest.raises(RecoverableConnectionError):
+        published()
+    assert observer.queue_stats("q")["q"]["enqueued"] == 0
+    assert broker.engine.queues["q"].awaited == 0
 
 
 def test_nothing_is_enqueued_anywhere_while_one_queue_is_waited_for(connect: Connect, broker: SharedBroker) -> None:

@@ -81,7 +81,30 @@ def test_what_only_looks_like_a_plain_value_becomes_one(value: Any, plain: Any) 
         assert type(found) is type(plain)
 
 
-@pytest.mark.parametrize("value", [datetime(2024, 1, 1, tzinfo=UTC), Decimal("1.5"), b"bytes", None])
+class Moment(datetime):
+    pass
+
+
+class Raw(bytes):
+    __slots__ = ()
+
+
+class Amount(Decimal):
+    __slots__ = ()
+
+
+CARRIED = [
+    datetime(2024, 1, 1, tzinfo=UTC),
+    Moment(2024, 1, 1),
+    Decimal("1.5"),
+    Amount("1.5"),
+    b"bytes",
+    Raw(b"b"),
+    None,
+]
+
+
+@pytest.mark.parametrize("value", CARRIED)
 def test_what_amqp_tables_carry_is_kept(value: Any) -> None:
     assert copy_table({"h": value}) == {"h": value}
 

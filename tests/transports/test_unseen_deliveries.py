@@ -174,3 +174,38 @@ def test_a_consumer_that_was_refused_leaves_the_first_one_of_its_tag_at_work(con
     drain_all(connection)
 
     assert [message.body for message in got] == [b"1"]
+
+
+@pytest.mark.parametrize("no_ack", [False, True])
+def test_a_delivery_on_its_way_to_a_channel_that_another_thread_closes_goes_back(
+    connect: Connect, no_ack: bool
+) -> None:
+    observer = connect().channel()
+    declare(observer, "q")
+    established = connect().connection
+    channel = established.client.channel()
+    channel.basic_consume("q", no_ack=no_ack, callback=pytest.fail)
+    publish(observer, "q", b"1")
+
+    # What drain_events does, with the close of another thread in the middle.
+    on_its_way = established.inbox.take()
+    channel.close()
+    established._hand_out(on_its_way)
+
+    assert ready(observer, "q") == [b"1"]
+
+
+def test_a_delivery_that_another_consumer_has_settled_meanwhile_is_not_handed_out(connect: Connect) -> None:
+    observer = connect().channel()
+    declare(observer, "q")
+    established = connect().connection
+    channel = established.client.channel()
+    channel.basic_consume("q", callback=pytest.fail)
+    publish(observer, "q", b"1")
+
+    on_its_way = established.inbox.take()
+    channel.close()
+    observer.basic_get("q").ack()
+    channel.receive(on_its_way)
+
+    assert observer.queue_stats("q")["q"]["acknowledged"] == 1
