@@ -274,7 +274,7 @@ class Broker:
                 wanted = {"durable": bool(durable), "auto_delete": bool(auto_delete), "arguments": parsed}
                 self._same_or_refuse("queue", name, queue, wanted)
                 if bool(exclusive) != (queue.owner is not None):
-                    raise precondition_failed(
+                    raise resource_locked(
                         f"inequivalent arg 'exclusive' for queue '{name}' in vhost '{self.vhost}': "
                         f"received {bool(exclusive)}, current is {queue.owner is not None}"
                     )
@@ -347,7 +347,9 @@ class Broker:
         routing_key: str = "",
         arguments: Mapping[str, Any] | None = None,
     ) -> None:
-        """Remove a binding; a missing one changes nothing."""
+        """Remove a binding; a missing one changes nothing. The default exchange's cannot be removed (403)."""
+        if exchange == "":
+            raise access_refused("operation not permitted on the default exchange")
         queue, source = self.queues.get(name), self.exchanges.get(exchange)
         if queue is not None and source is not None:
             self._check_owner(queue, connection)
