@@ -18,6 +18,46 @@ def test_consumers_of_a_queue_take_turns(driver: Driver) -> None:
     assert all(inbox.nothing_arrives() for inbox in inboxes)
 
 
+def test_a_newcomer_does_not_change_whose_turn_it_is(driver: Driver) -> None:
+    queue = driver.queue()
+    one, other = (driver.consume(queue, channel=driver.connect().channel()) for _ in range(2))
+    driver.publish("a", queue)
+    assert one.bodies(1) == ["a"]
+
+    newcomer = driver.consume(queue, channel=driver.connect().channel())
+    driver.publish_all("bcd", queue)
+
+    assert (other.bodies(1), one.bodies(1), newcomer.bodies(1)) == (["b"], ["c"], ["d"])
+
+
+def test_a_consumer_that_leaves_does_not_change_whose_turn_it_is(driver: Driver) -> None:
+    queue = driver.queue()
+    inboxes = [driver.consume(queue, channel=driver.connect().channel()) for _ in range(3)]
+    driver.publish("a", queue)
+    assert inboxes[0].bodies(1) == ["a"]
+
+    inboxes[2].cancel()
+    driver.publish_all("bc", queue)
+
+    assert (inboxes[1].bodies(1), inboxes[0].bodies(1)) == (["b"], ["c"])
+
+
+@pytest.mark.requires("prefetch")
+def test_a_consumer_that_has_room_again_goes_to_the_end_of_the_line(driver: Driver) -> None:
+    queue = driver.queue()
+    narrow = driver.consume(queue, channel=driver.connect().channel(), prefetch=1)
+    wide, wider = (driver.consume(queue, channel=driver.connect().channel(), prefetch=10) for _ in range(2))
+    driver.publish_all("abcd", queue)
+    (message,) = narrow.receive(1)
+    assert (message.payload, wide.bodies(2), wider.bodies(1)) == ("a", ["b", "d"], ["c"])
+
+    message.ack()
+    message.channel.queue_declare(queue.name, passive=True)
+    driver.publish_all("efg", queue)
+
+    assert (wider.bodies(1), wide.bodies(1), narrow.bodies(1)) == (["e"], ["f"], ["g"])
+
+
 def test_a_message_goes_to_one_consumer_only(driver: Driver) -> None:
     queue = driver.queue()
     one, other = driver.consume(queue), driver.consume(queue, channel=driver.connect().channel())
@@ -82,6 +122,26 @@ def test_a_cancelled_consumer_leaves_the_rest_to_others(driver: Driver) -> None:
     first.ack()
 
     assert driver.empty(queue) == ["b", "c"]
+
+
+@pytest.mark.requires("requeue_in_place")
+def test_messages_that_a_cancelled_consumer_never_saw_are_not_lost(driver: Driver) -> None:
+    queue = driver.queue()
+    connection = driver.connect()
+    inbox = driver.consume(queue, channel=connection.channel())
+    driver.publish_all("abc", queue)  # sent to the consumer, which does not look
+
+    inbox.cancel()
+    driver.close_connection(connection)
+
+    driver.wait_for_count(queue, 3)
+    assert driver.empty(queue) == ["a", "b", "c"]
+
+
+def test_cancelling_an_unknown_consumer_is_no_error(driver: Driver) -> None:
+    driver.channel.basic_cancel("nobody")
+
+    assert driver.exists(driver.queue())
 
 
 @pytest.mark.requires("prefetch")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from amqp.exceptions import AMQPError
 
 from tests.conformance.driver import Driver
 
@@ -44,6 +45,21 @@ def test_a_passive_declare_of_an_exchange_looks_at_its_name_only(driver: Driver)
     driver.channel.exchange_declare(exchange.name, "fanout", passive=True, durable=True)
 
     assert driver.exists(exchange=exchange.name)
+
+
+def test_an_impossible_alternate_exchange_is_refused(driver: Driver) -> None:
+    with driver.refuses(406) as channel:
+        channel.exchange_declare(driver.name("bad"), "direct", arguments={"alternate-exchange": 5})
+
+
+def test_an_unknown_type_of_exchange_is_refused(driver: Driver) -> None:
+    channel = driver.connect().channel()
+
+    # RabbitMQ ends the connection (503), ours refuses the operation (406): no program goes on from either.
+    with pytest.raises(AMQPError):
+        channel.exchange_declare(driver.name("bad"), "dirct")
+
+    assert not driver.exists(exchange=driver.name("bad"))
 
 
 def test_names_with_the_reserved_prefix_cannot_be_declared(driver: Driver) -> None:
