@@ -151,7 +151,7 @@ def test_closing_lets_the_waiting_publisher_go(connect: Connect, broker: SharedB
     declare(observer, "q", overflow="block", max_length=0)
     connection = connect()
     channel = connection.channel()
-    published = in_thread(lambda: publish(channel, "q", timeout=2 * DEADLINE))
+    published = in_thread(lambda: publish(channel, "q", timeout=5))
     await_publisher(broker)
 
     (channel if what == "channel" else connection).close()

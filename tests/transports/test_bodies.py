@@ -38,7 +38,7 @@ def test_a_dead_letter_has_it_too(connect: Connect) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"\x00\xff\xfe", "text äöü", {"a": [1, None]}, bytearray(b"bytes"), memoryview(b"view")]
+    "body", [b"\x00\xff\xfe", "text äöü", {"a": [1, None]}, bytearray(b"bytes"), memoryview(b"view")]
 )
 def test_any_body_arrives_as_it_was_sent(connect: Connect, body: object) -> None:
     connection = connect()
@@ -52,6 +52,15 @@ def test_any_body_arrives_as_it_was_sent(connect: Connect, body: object) -> None
 
     message = queue(channel).get(no_ack=True)
     assert message.payload == (bytes(body) if raw else body)
+
+
+def test_an_empty_body_is_read_as_empty_text_as_from_rabbitmq(connect: Connect) -> None:
+    channel = connect().channel()
+    declare(channel, "q")
+
+    publish(channel, "q", b"")
+
+    assert channel.basic_get("q").payload == ""
 
 
 def test_a_compressed_body_is_stored_compressed_and_read_plain(connect: Connect) -> None:
