@@ -59,7 +59,9 @@ class ReceivedMessage(Message):
         self.delivery_info = delivery_info
         self.headers = headers
         self.properties = dict(properties)
-        self.body = cast("Any", message.body) or ""  # py-amqp gives an empty body as text, and kombu decodes it so
+        self.body = cast("Any", message.body)
+        if not message.body and self.content_encoding != "binary":
+            self.body = ""  # kombu does not decode an empty body; py-amqp gives it as text
         self.accept: set[str] | None = None
         self._decoded_cache: Any = None
         self._state = "RECEIVED"

@@ -18,7 +18,9 @@ import weakref
 from collections.abc import Mapping
 from typing import Any
 
-from transports.engine import Broker, Clock, SystemClock, VirtualClock, WouldBlock
+from amqp.exceptions import RecoverableConnectionError
+
+from transports.engine import Broker, Channel, Clock, SystemClock, VirtualClock, WouldBlock
 from transports.engine.message import Message
 from transports.errors import BrokerUnavailableError
 
@@ -62,18 +64,19 @@ class SharedBroker:
                 "(celery worker --pool threads), or a broker that several processes share (MESSAGE_QUEUE_URL)"
             )
 
-    def publish(self, message: Message, block_timeout: float) -> bool:
+    def publish(self, message: Message, block_timeout: float, channel: Channel) -> bool:
         """Publish, waiting up to ``block_timeout`` seconds of real time for room where the queue's rule is ``block``.
 
-        Returns whether a queue was found. Raises what the engine raises; QueueFull when the wait was in vain.
+        Returns whether a queue was found. Raises what the engine raises; QueueFull when the wait was in vain,
+        RecoverableConnectionError when ``channel`` was closed meanwhile.
         """
         with self.lock:
             try:
                 return self.engine.publish(message)
             except WouldBlock as blocked:
-                return self._publish_when_there_is_room(message, blocked.queue, block_timeout)
+                return self._publish_when_there_is_room(message, blocked.queue, block_timeout, channel)
 
-    def _publish_when_there_is_room(self, message: Message, queue_name: str, timeout: float) -> bool:
+    def _publish_when_there_is_room(self, message: Message, queue_name: str, timeout: float, channel: Channel) -> bool:
         waits = SystemClock()
         deadline = waits.now() + timeout
         while True:
@@ -87,10 +90,18 @@ class SharedBroker:
                     self._room.wait(remaining)
                 finally:
                     queue.awaited -= 1
+            if not channel.open:
+                raise RecoverableConnectionError(
+                    f"the channel was closed while its publisher waited for {queue_name!r}"
+                )
             try:
                 return self.engine.publish(message)
             except WouldBlock as blocked:
                 queue_name = blocked.queue
+
+    def wake_publishers(self) -> None:
+        """Let waiting publishers look again: a channel was closed. The lock is held."""
+        self._room.notify_all()
 
     # -- time --------------------------------------------------------------------------------------------------
 

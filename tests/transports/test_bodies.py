@@ -38,7 +38,7 @@ def test_a_dead_letter_has_it_too(connect: Connect) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"\x00\xff\xfe", "text äöü", {"a": [1, None]}, bytearray(b"bytes"), memoryview(b"view")]
+    "body", [b"", b"\x00\xff\xfe", "text äöü", {"a": [1, None]}, bytearray(b"bytes"), memoryview(b"view")]
 )
 def test_any_body_arrives_as_it_was_sent(connect: Connect, body: object) -> None:
     connection = connect()

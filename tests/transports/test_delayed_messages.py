@@ -114,6 +114,21 @@ def test_rescheduling_to_now_makes_it_ready_at_once() -> None:
     assert broker.numbers("q").delayed == 0
 
 
+@pytest.mark.parametrize("sooner", [[0], [0, 2], [1, 0, 4]])
+def test_rescheduling_some_leaves_the_others_in_order(sooner: list[int]) -> None:
+    broker = VirtualBroker()
+    broker.declare("q")
+    for number in range(9):
+        broker.publish("q", b"%d" % number, delay_ms=3000, headers={"id": f"{number}"})
+
+    for number in sooner:
+        broker.clock.advance(0.01)
+        broker.engine.reschedule("q", f"{number}", 1.0)
+    broker.clock.advance(10)
+
+    assert broker.bodies("q") == [b"%d" % n for n in sooner + [n for n in range(9) if n not in sooner]]
+
+
 def test_rescheduling_back_and_forth_delivers_it_once() -> None:
     broker = broker_with_delays(1000)
     for delay in (2.0, 1.0, 2.0, 1.0, 3.0, 1.0) * 50:

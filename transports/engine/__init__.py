@@ -1,14 +1,14 @@
 """An AMQP 0-9-1 broker core in pure Python: no threads, no sockets, no imports beyond the standard library.
 
-A message's way through the rooms::
+What exists, what comes in, and who gets it are three layers of one class::
 
-    message.py -> broker.py -> exchange.py, topic.py -> queue.py -> ready.py, due.py -> consumer.py -> channel.py
-                      ^                                    |
-                      +---------- dead_letter.py <---------+
+    topology.py (exchange.py, topic.py)  <-  publishing.py (dead_letter.py)  <-  broker.py (channel.py, consumer.py)
+
+and a message's way inside a queue is ``message.py -> queue.py -> ready.py``, with ``due.py`` for what is timed.
 """
 
 from transports.engine.arguments import KNOWN_ARGUMENTS, OVERFLOW_RULES, QueueArguments, parse_arguments
-from transports.engine.broker import Broker, DeclaredQueue, Got
+from transports.engine.broker import Broker, Got
 from transports.engine.channel import Channel, ClientConnection, Sink
 from transports.engine.clock import Clock, SystemClock, VirtualClock
 from transports.engine.consumer import Consumer
@@ -16,6 +16,7 @@ from transports.engine.errors import ChannelRefusal, EngineError, InvalidArgumen
 from transports.engine.message import Entry, Message
 from transports.engine.statistics import QueueStatistics
 from transports.engine.topic import TopicTrie
+from transports.engine.topology import DeclaredQueue
 
 __all__ = [
     "KNOWN_ARGUMENTS",

@@ -17,18 +17,22 @@ REBUILD_AT = 64
 
 
 class DueHeap:
-    """A heap of (due, entry); ``waits(entry, due)`` tells whether a pair still stands."""
+    """Entries by due time; ``waits(entry, due)`` tells whether an entry still waits for this time.
+
+    Entries due together leave by the number (``seq``) they had when they were pushed. It is kept beside the entry: an
+    entry gets another number when it becomes ready, and a heap whose keys change is none.
+    """
 
     __slots__ = ("_heap", "_stale", "_waits")
 
     def __init__(self, waits: Callable[[Entry, float], bool]) -> None:
-        self._heap: list[tuple[float, Entry]] = []
+        self._heap: list[tuple[float, int, Entry]] = []
         self._stale = 0
         self._waits = waits
 
     def push(self, due: float, entry: Entry) -> None:
         """Add an entry that is due at ``due`` (clock reading)."""
-        heappush(self._heap, (due, entry))
+        heappush(self._heap, (due, entry.seq, entry))
 
     def left_early(self) -> None:
         """Account for one entry that no longer waits."""
@@ -36,7 +40,7 @@ class DueHeap:
         heap = self._heap
         if self._stale > REBUILD_AT and self._stale * 2 > len(heap):
             waits = self._waits
-            heap[:] = [pair for pair in heap if waits(pair[1], pair[0])]
+            heap[:] = [item for item in heap if waits(item[2], item[0])]
             heapify(heap)
             self._stale = 0
 
@@ -44,7 +48,7 @@ class DueHeap:
         """Return when the first waiting entry is due, or None."""
         heap, waits = self._heap, self._waits
         while heap:
-            due, entry = heap[0]
+            due, _, entry = heap[0]
             if waits(entry, due):
                 return due
             heappop(heap)
@@ -56,7 +60,7 @@ class DueHeap:
         """Remove and return the next entry that is due by ``now``, or None."""
         heap, waits = self._heap, self._waits
         while heap and heap[0][0] <= now:
-            due, entry = heappop(heap)
+            due, _, entry = heappop(heap)
             if waits(entry, due):
                 return entry
             if self._stale:
@@ -65,4 +69,4 @@ class DueHeap:
 
     def entries(self) -> list[Entry]:
         """Return every waiting entry, in no particular order."""
-        return list({id(entry): entry for due, entry in self._heap if self._waits(entry, due)}.values())
+        return list({id(entry): entry for due, _, entry in self._heap if self._waits(entry, due)}.values())

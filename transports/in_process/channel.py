@@ -240,7 +240,7 @@ class Channel(base.StdChannel):
             outgoing = engine.Message(
                 message.body, message.properties, copy_table(message.headers), exchange or "", routing_key or ""
             )
-            routed = shared.publish(outgoing, self._block_timeout if wait is None else wait)
+            routed = shared.publish(outgoing, self._block_timeout if wait is None else wait, self._channel)
         except engine.EngineError as error:
             raise from_engine(error) from error
         if mandatory and not routed:
@@ -324,6 +324,7 @@ class Channel(base.StdChannel):
                 raise ConsumerCancelled(tag, (60, 30))
             on_cancel(tag)
             return
+        message = entry.message  # before the check: once it is not held here, somebody else may settle it
         if not consumer.no_ack and arrival.tag not in self._channel.held:
             return  # settled or given back meanwhile, with others (ack multiple, recover)
         callback = self._callbacks.get(consumer)
@@ -331,7 +332,6 @@ class Channel(base.StdChannel):
             with self._shared.lock:
                 self._broker.undeliver(self._channel, unseen([arrival]))
             return
-        message = entry.message
         delivery_info = {
             "consumer_tag": tag,
             "delivery_tag": arrival.tag,
@@ -431,6 +431,7 @@ class Channel(base.StdChannel):
         if not self._shared.forked:
             with self._shared.lock:
                 self._broker.close_channel(self._channel, unseen(connection.inbox.recall(self._channel)))
+                self._shared.wake_publishers()
         connection.channels.pop(self._channel, None)
         self._callbacks.clear()
 

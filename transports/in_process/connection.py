@@ -66,8 +66,12 @@ class InProcessConnection:
 
     def _hand_out(self, arrival: Arrival) -> None:
         channel = self.channels.get(arrival.channel)
-        if channel is not None:  # a channel closed meanwhile has given everything back
+        if channel is not None:
             channel.receive(arrival)
+        elif arrival.consumer.no_ack:
+            # Its channel was closed while this was on its way, and gave back what it held; this it did not hold.
+            with self.shared.lock:
+                self.shared.engine.undeliver(arrival.channel, unseen([arrival]))
 
     def check_open(self) -> None:
         """Raise RecoverableConnectionError when closed, BrokerUnavailableError in a forked child."""
