@@ -61,14 +61,15 @@ def test_negative_priorities_come_last() -> None:
     assert served(rota_of(consumers(-1, 0, prefetch=1)), 3) == "10-"
 
 
-def test_a_consumer_without_credit_loses_only_its_turn() -> None:
+def test_a_consumer_without_credit_comes_back_at_the_end_of_the_line() -> None:
     members = consumers(0, 0, 0, prefetch=1)
     rota = rota_of(members)
     members[1].unacked = 1
-
     assert served(rota, 3) == "02-"
     members[1].unacked = 0
-    assert served(rota, 2) == "1-"
+    members[0].unacked = 0
+    rota.unpark()
+    assert served(rota, 3) == "10-"
 
 
 def test_one_active_consumer_is_served_alone_in_order_of_registration() -> None:

@@ -199,8 +199,11 @@ class Broker(Publishing):
             if consumer is None:
                 return
             if not channel.global_prefetch:
-                if held.queue.ready.live:
-                    held.queue.dispatch()
+                queue = held.queue
+                if queue.rota.parked:  # also when nothing is ready: it decides whose turn comes first
+                    queue.rota.unpark()
+                if queue.ready.live:
+                    queue.dispatch()
                 return
         else:
             for one in channel.up_to(tag):
@@ -275,6 +278,7 @@ class Broker(Publishing):
 
     def _dispatch(self, channel: Channel) -> None:
         for consumer in list(channel.consumers.values()):
+            consumer.queue.rota.unpark()
             if consumer.queue.ready.live:
                 consumer.queue.dispatch()
 

@@ -60,14 +60,20 @@ class Consumer:
 
 
 class Rota:
-    """The consumers of one queue, in the order in which they are served."""
+    """The consumers of one queue, in the order in which they are served.
 
-    __slots__ = ("_all", "_by_priority", "single_active")
+    A ring for each priority, as RabbitMQ turns them: whoever is served goes to the end; whoever is found without credit
+    steps out of the ring and comes back at its end once it has credit again; a newcomer comes in at the end. So a
+    consumer that joins or leaves changes nobody's turn, and consumers with a full window cost nothing.
+    """
+
+    __slots__ = ("_all", "_rings", "parked", "single_active")
 
     def __init__(self, single_active: bool) -> None:
         self.single_active = single_active
+        self.parked: list[Consumer] = []
         self._all: list[Consumer] = []
-        self._by_priority: list[deque[Consumer]] = []
+        self._rings: dict[int, deque[Consumer]] = {}  # highest priority first
 
     def __len__(self) -> int:
         return len(self._all)
@@ -81,30 +87,40 @@ class Rota:
         return self._all[0] if self._all else None
 
     def add(self, consumer: Consumer) -> None:
-        """Register a consumer."""
+        """Register a consumer; its turn comes last."""
         self._all.append(consumer)
-        self._regroup()
+        if consumer.priority not in self._rings:
+            self._rings[consumer.priority] = deque()
+            self._rings = dict(sorted(self._rings.items(), reverse=True))
+        self._rings[consumer.priority].append(consumer)
 
     def remove(self, consumer: Consumer) -> None:
         """Take a consumer off; the next one takes over where only one is active."""
         self._all.remove(consumer)
-        self._regroup()
+        if consumer in self.parked:
+            self.parked.remove(consumer)
+        else:
+            self._rings[consumer.priority].remove(consumer)
+        if all(other.priority != consumer.priority for other in self._all):
+            del self._rings[consumer.priority]
 
-    def _regroup(self) -> None:
-        groups: dict[int, deque[Consumer]] = {}
-        for consumer in self._all:
-            groups.setdefault(consumer.priority, deque()).append(consumer)
-        self._by_priority = [groups[priority] for priority in sorted(groups, reverse=True)]
+    def unpark(self) -> None:
+        """Let consumers that have credit again back into their rings."""
+        waiting = self.parked
+        self.parked = []
+        for consumer in waiting:
+            (self._rings[consumer.priority] if consumer.has_credit() else self.parked).append(consumer)
 
     def next(self) -> Consumer | None:
         """Return whose turn it is among those with credit, or None, and move it to the end of its round."""
         if self.single_active or len(self._all) == 1:
             first = self._all[0] if self._all else None
             return first if first is not None and first.has_credit() else None
-        for group in self._by_priority:
-            for _ in range(len(group)):
-                consumer = group[0]
-                group.rotate(-1)
+        for ring in self._rings.values():
+            while ring:
+                consumer = ring.popleft()
                 if consumer.has_credit():
+                    ring.append(consumer)
                     return consumer
+                self.parked.append(consumer)
         return None

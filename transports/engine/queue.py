@@ -225,6 +225,8 @@ class Queue:
     def dispatch(self) -> None:
         """Push ready messages to consumers as long as one has credit."""
         ready, rota = self.ready, self.rota
+        if rota.parked:
+            rota.unpark()
         while ready.live:
             consumer = rota.next()
             if consumer is None:
