@@ -44,6 +44,7 @@ class Capabilities:
     priority_aging: Support = YES
     message_ttl: Support = YES
     queue_ttl: Support = YES
+    eager_expiry: Support = YES
     broker_delay: Support = YES
     max_length: Support = YES
     max_length_bytes: Support = YES
@@ -68,6 +69,7 @@ class Capabilities:
     publisher_confirms: Support = YES
     synchronous_full_error: Support = YES
     mandatory_return: Support = YES
+    strict_arguments: Support = YES
     statistics: Support = YES
     peek: Support = YES
 
@@ -82,6 +84,8 @@ CAPABILITIES: dict[str, Capabilities] = {
     "amqp": Capabilities(
         priority_by_default=_PRIORITY_ON_REQUEST,
         priority_aging=no("RabbitMQ ignores x-priority-aging"),
+        eager_expiry=no("an expired message leaves when it reaches the head of its queue"),
+        strict_arguments=no("RabbitMQ ignores queue arguments it does not know"),
         broker_delay=no("needs a plugin; Celery's eta is used instead"),
         overflow_block=no("RabbitMQ refuses this x-overflow"),
         overflow_drop_lowest=no("RabbitMQ refuses this x-overflow"),

@@ -52,6 +52,22 @@ def waiting_raises_no_priority(driver: Driver) -> None:
     assert driver.empty(queue) == ["new", "old"]
 
 
+def an_expired_message_waits_for_the_head(driver: Driver) -> None:
+    queue = driver.queue()
+    driver.publish("long", queue)
+    driver.publish("short", queue, expiration=0.05)
+    driver.advance(0.3)
+
+    assert driver.count(queue) == 2
+
+
+def unknown_arguments_are_ignored(driver: Driver) -> None:
+    queue = driver.queue(queue_arguments={"x-max-lenght": 1})
+    driver.publish_all("ab", queue)
+
+    assert driver.count(queue) == 2
+
+
 def a_delay_is_only_a_header(driver: Driver) -> None:
     queue = driver.queue()
     driver.publish("m", queue, headers={"x-delay": 60_000})
@@ -79,6 +95,8 @@ def a_full_queue_says_no_by_confirm_only(driver: Driver) -> None:
 PROOFS: dict[str, Callable[[Driver], None]] = {
     "priority_by_default": priorities_are_ignored_unless_asked_for,
     "priority_aging": waiting_raises_no_priority,
+    "eager_expiry": an_expired_message_waits_for_the_head,
+    "strict_arguments": unknown_arguments_are_ignored,
     "broker_delay": a_delay_is_only_a_header,
     "deduplication": duplicates_are_enqueued,
     "overflow_block": refuses_argument("x-overflow", "block"),

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.conformance.driver import Driver
+from transports import InvalidArgumentError
 
 
 def test_declaring_answers_name_messages_and_consumers(driver: Driver) -> None:
@@ -182,3 +183,12 @@ def test_a_consumer_learns_that_its_queue_was_deleted(driver: Driver) -> None:
 
     queue.delete()
     driver.eventually(lambda: driver.drained_into(cancelled), ["mine"])
+
+
+@pytest.mark.requires("strict_arguments")
+def test_an_argument_that_is_not_known_is_refused_by_name(driver: Driver) -> None:
+    with pytest.raises(InvalidArgumentError) as caught:
+        driver.channel.queue_declare(driver.name("bad"), arguments={"x-max-lenght": 1})
+
+    assert caught.value.name == "x-max-lenght"
+    assert "x-max-length" in caught.value.allowed

@@ -232,3 +232,15 @@ def test_a_message_that_expired_does_not_reach_a_consumer_that_comes_later(drive
 
     assert inbox.bodies(1) == ["good"]
     assert inbox.nothing_arrives()
+
+
+@pytest.mark.requires("eager_expiry")
+def test_an_expired_message_leaves_at_its_time_wherever_it_stands(driver: Driver) -> None:
+    queue = driver.queue()
+    driver.publish("long", queue)
+    driver.publish("short", queue, expiration=SHORT)
+
+    driver.advance(SHORT)
+
+    assert driver.count(queue) == 1
+    assert driver.empty(queue) == ["long"]
