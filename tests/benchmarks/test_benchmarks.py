@@ -21,4 +21,4 @@ def test_quick_run_gives_every_figure(tmp_path: Path) -> None:
     assert len(taken["rows"]) == 6
     assert all(value > 0 for row in taken["rows"] for value in row["figures"].values())
     assert len(taken["engine"]) == 5
-    assert done.stdout.startswith("|  | Celery on `liap-memory://`")
+    assert done.stdout.startswith("| (times better than stock) | Celery on `liap-memory://`")
