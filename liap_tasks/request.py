@@ -10,9 +10,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from celery.app.task import Context
 from celery.worker.request import Request
 
 __all__ = ["LiapRequest"]
+
+
+# Celery's own keys among the headers of a task message; the others are the publisher's.
+_CELERY_KEYS = frozenset({*vars(Context), "lang", "task", "argsrepr", "kwargsrepr", "compression"})
 
 
 class LiapRequest(Request):
@@ -24,3 +29,6 @@ class LiapRequest(Request):
             if isinstance(payload, list | tuple) and len(payload) == 3:
                 body, decoded = payload, True
         super().__init__(message, body=body, decoded=decoded, **options)
+        given: Any = self.request_dict
+        if given.get("headers") is None:
+            given["headers"] = {key: value for key, value in message.headers.items() if key not in _CELERY_KEYS} or None

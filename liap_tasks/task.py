@@ -137,8 +137,12 @@ class LiapTask(Task[Any, Any]):
         if request.called_directly or getattr(request, "liap_running", False):
             return super().__call__(*args, **kwargs)
         request.liap_running = True
+        limit = self._limit(request)
         try:
-            return self._run_in_time(args, kwargs)
+            if not limit or in_prefork_child():  # a prefork child: Celery's own limit works there
+                return self.run(*args, **kwargs)
+            with interrupt_after(limit, SoftTimeLimitExceeded):
+                return self.run(*args, **kwargs)
         except TaskPredicate:  # Celery's own control flow: Retry, Ignore, Reject
             raise
         except Exception as error:
@@ -146,13 +150,6 @@ class LiapTask(Task[Any, Any]):
             raise
         finally:
             request.liap_running = False
-
-    def _run_in_time(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        limit = self._limit()
-        if not limit or in_prefork_child():  # a prefork child: Celery's own limit works there
-            return self.run(*args, **kwargs)
-        with interrupt_after(limit, SoftTimeLimitExceeded):
-            return self.run(*args, **kwargs)
 
     @classmethod
     def bind(cls, app: Any) -> Any:
@@ -177,8 +174,8 @@ class LiapTask(Task[Any, Any]):
             limit: Any = app.settings.handler_timeout_seconds if cls.timeout is None else cls.timeout or None
             cls.soft_time_limit = limit  # the stubs say int; seconds may be fractions
 
-    def _limit(self) -> float | None:
-        asked = self.request.timelimit
+    def _limit(self, request: Any) -> float | None:
+        asked = request.timelimit
         return (asked[1] if asked and asked[1] else None) or self.soft_time_limit
 
     def retry(
@@ -266,7 +263,7 @@ class LiapTask(Task[Any, Any]):
         decision = self.retry_policy.decide(error, attempt=self.attempt, rng=_rng)
         exhausted = isinstance(decision, DeadLetter) and decision.reason is DeadLetterReason.RETRIES_EXHAUSTED
         if exhausted and isinstance(error, SoftTimeLimitExceeded):
-            return DeadLetter(DeadLetterReason.TIMED_OUT, f"the attempt ran longer than {self._limit()} s")
+            return DeadLetter(DeadLetterReason.TIMED_OUT, f"the attempt ran longer than {self._limit(self.request)} s")
         return decision
 
     def _never_began(self, error: Exception) -> bool:

@@ -11,117 +11,116 @@ socket without timeout) gets it when the call returns.
 from __future__ import annotations
 
 import ctypes
+import math
+import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from heapq import heapify, heappop, heappush
-from itertools import count
 from time import monotonic
+from types import TracebackType
 
 __all__ = ["interrupt_after"]
 
 IDLE_SECONDS = 5.0
-SWEEP_AT = 256
 TURNS = 100
 
 
-class _Watch:
-    """One attempt under a time limit."""
+class interrupt_after:
+    """Raise ``error`` inside this block's thread when it has run for ``seconds`` (> 0).
 
-    __slots__ = ("error", "fired", "lock", "over", "thread_id")
+    The error appears at most once, and never after the block has been left. Blocks may be nested. Use an instance once.
+    """
 
-    def __init__(self, error: type[BaseException]) -> None:
-        self.error = error
-        self.thread_id = threading.get_ident()
-        self.lock = threading.Lock()
-        self.over = False
-        self.fired = False
+    __slots__ = ("_error", "_fired", "_lock", "_over", "_seconds", "_thread_id", "deadline")
+
+    def __init__(self, seconds: float, error: type[BaseException]) -> None:
+        self._seconds = seconds
+        self._error = error
+        self._lock = threading.Lock()
+        self._over = False
+        self._fired = False
+
+    def __enter__(self) -> None:
+        self._thread_id = threading.get_ident()
+        self.deadline = monotonic() + self._seconds
+        _watchdog.add(self)
 
     def fire(self) -> None:
-        """Raise the error in the watched thread unless the attempt is over."""
-        with self.lock:
-            if not self.over:
-                self.fired = True
-                _raise_in(self.thread_id, self.error)
+        """Raise the error in the block's thread unless the block has been left."""
+        with self._lock:
+            if not self._over:
+                self._fired = True
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                    ctypes.c_ulong(self._thread_id), ctypes.py_object(self._error)
+                )
 
-    def end(self) -> None:
-        """Say that the attempt is over; nothing will be raised after this returns."""
-        with self.lock:
-            self.over = True
-        if self.fired:
-            # It has been raised in the attempt, or is still pending and comes at the next turn of a loop: let it come
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        with self._lock:
+            self._over = True
+        _watchdog.remove(self)
+        if self._fired:
+            # It has been raised in the block, or is still pending and comes at the next turn of a loop: let it come
             # here. (Taking it back, with None, would leave CPython 3.11's eval loop looking for it for ever.)
             try:
                 for _ in range(TURNS):
                     pass
-            except self.error:
+            except self._error:
                 pass
 
 
-def _raise_in(thread_id: int, error: type[BaseException]) -> None:
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread_id), ctypes.py_object(error))
-
-
 class _Watchdog:
-    """Fires watches in the order of their deadlines; its thread lives only while there are some."""
+    """Fires blocks whose time is up; its thread lives only while there are some.
+
+    It sleeps until the soonest deadline it knows. A block that is left in time is just taken out, and a later deadline
+    does not wake it, so an attempt under a limit costs two dictionary operations.
+    """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._deadlines: list[tuple[float, int, _Watch]] = []
-        self._numbers = count()
-        self._ended = 0
+        self._blocks: dict[interrupt_after, None] = {}
+        self._looks_at = math.inf  # when the thread looks next; infinity: it must be told
         self._thread: threading.Thread | None = None
 
-    def add(self, watch: _Watch, deadline: float) -> None:
-        with self._changed:
-            heappush(self._deadlines, (deadline, next(self._numbers), watch))
-            if self._thread is None or not self._thread.is_alive():  # a forked child has no such thread
-                self._thread = threading.Thread(target=self._run, name="liap-timeouts", daemon=True)
-                self._thread.start()
-            elif self._deadlines[0][2] is watch:
-                self._changed.notify()
-
-    def forget_one(self) -> None:
-        """Account for a watch that ended in time; they are swept when they outnumber those that still run."""
-        self._ended += 1
-        if self._ended > SWEEP_AT and self._ended * 2 > len(self._deadlines):
+    def add(self, block: interrupt_after) -> None:
+        self._blocks[block] = None
+        if block.deadline < self._looks_at:
             with self._changed:
-                self._deadlines = [entry for entry in self._deadlines if not entry[2].over]
-                heapify(self._deadlines)
-                self._ended = 0
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._run, name="liap-timeouts", daemon=True)
+                    self._thread.start()
+                else:
+                    self._changed.notify()
+
+    def remove(self, block: interrupt_after) -> None:
+        self._blocks.pop(block, None)
 
     def _run(self) -> None:
-        while True:
-            with self._changed:
-                while self._deadlines and self._deadlines[0][2].over:
-                    heappop(self._deadlines)
-                if not self._deadlines:
-                    if not self._changed.wait(IDLE_SECONDS) and not self._deadlines:
-                        self._thread = None
-                        return
-                    continue
-                deadline, _, watch = self._deadlines[0]
-                wait = deadline - monotonic()
-                if wait > 0:
-                    self._changed.wait(wait)
-                    continue
-                heappop(self._deadlines)
-            watch.fire()
+        with self._changed:
+            while True:
+                self._looks_at = math.inf  # a block added from here on takes the lock, and so is seen
+                now = monotonic()
+                soonest = math.inf
+                for block in list(self._blocks):
+                    if block.deadline <= now:
+                        self._blocks.pop(block, None)
+                        block.fire()
+                    else:
+                        soonest = min(soonest, block.deadline)
+                if soonest < math.inf:
+                    self._looks_at = soonest
+                    self._changed.wait(soonest - now)
+                elif not self._changed.wait(IDLE_SECONDS) and not self._blocks:
+                    self._thread = None
+                    return
 
 
 _watchdog = _Watchdog()
 
 
-@contextmanager
-def interrupt_after(seconds: float, error: type[BaseException]) -> Iterator[None]:
-    """Raise ``error`` inside this block's thread when it has run for ``seconds`` (> 0).
+def _start_anew() -> None:
+    global _watchdog  # a forked child has no watchdog thread, and perhaps a lock that nobody will release
+    _watchdog = _Watchdog()
 
-    The error appears at most once, and never after the block has been left. Blocks may be nested.
-    """
-    watch = _Watch(error)
-    _watchdog.add(watch, monotonic() + seconds)
-    try:
-        yield
-    finally:
-        watch.end()
-        _watchdog.forget_one()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_anew)

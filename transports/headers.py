@@ -17,26 +17,49 @@ __all__ = ["copy_table"]
 _PLAIN = frozenset({str, int, float, bool, bytes, type(None), datetime, Decimal})
 
 
+class _NotCarried(Exception):
+    """A value that no broker could carry, and the path to it."""
+
+    def __init__(self, path: str, value: Any) -> None:
+        super().__init__(path, value)
+        self.path = path
+        self.value = value
+
+
 def copy_table(table: dict[str, Any]) -> dict[str, Any]:
     """Return a deep copy of a table of headers.
 
     Raises InvalidArgumentError naming the header whose value no broker could carry.
     """
+    try:
+        return _copy_dict(table)
+    except _NotCarried as found:
+        raise InvalidArgumentError(
+            f"header {found.path}",
+            found.value,
+            "None, bool, int, float, str, bytes, datetime, Decimal, and lists and dicts of them",
+        ) from None
+
+
+def _copy_dict(table: dict[Any, Any]) -> dict[Any, Any]:
+    # Twice per message: first the cheap copy, then only what needs more.
     plain = _PLAIN
     copy = dict(table)
     for key, value in table.items():
         if type(value) not in plain:
-            copy[key] = _copy_value(key, value)
+            try:
+                copy[key] = _copy_value(value)
+            except _NotCarried as found:
+                raise _NotCarried(f"{key}.{found.path}".rstrip("."), found.value) from None
     return copy
 
 
-def _copy_value(key: str, value: Any) -> Any:
-    if type(value) in _PLAIN:
-        return value
+def _copy_value(value: Any) -> Any:
     if isinstance(value, dict):
-        return {inner: _copy_value(f"{key}.{inner}", item) for inner, item in value.items()}
+        return _copy_dict(value)
     if isinstance(value, list | tuple):
-        return [_copy_value(key, item) for item in value]
+        plain = _PLAIN
+        return [item if type(item) in plain else _copy_value(item) for item in value]
     # A member of an enumeration, or another subclass: its plain value travels.
     if isinstance(value, str):
         return str.__str__(value)
@@ -46,6 +69,4 @@ def _copy_value(key: str, value: Any) -> Any:
         return float(value)
     if isinstance(value, bytes | datetime | Decimal):
         return value
-    raise InvalidArgumentError(
-        f"header {key}", value, "None, bool, int, float, str, bytes, datetime, Decimal, and lists and dicts of them"
-    )
+    raise _NotCarried("", value)

@@ -198,7 +198,8 @@ class Broker(Publishing):
             consumer = held.consumer
             if consumer is None:
                 return
-            if not channel.global_prefetch:
+            # With credit left before this settlement, the channel's shared limit held nobody back.
+            if not channel.global_prefetch or channel.outstanding + 1 < channel.global_prefetch:
                 queue = held.queue
                 if queue.rota.parked:  # also when nothing is ready: it decides whose turn comes first
                     queue.rota.unpark()
