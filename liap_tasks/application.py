@@ -59,7 +59,20 @@ class LiapAMQP(AMQP):
         app: Any = self.app
         queues.new_missing = app.missing_queue
         app.add_event_queues(queues)
+        for name in routed_queues(app.conf.task_routes):
+            if name not in queues:
+                queues.select_add(app.missing_queue(name))
         return queues
+
+
+def routed_queues(routes: Any) -> list[str]:
+    """Return the queues that a route table names; workers consume them as they do ``task_queues``."""
+    tables = [
+        table for table in (routes if isinstance(routes, list | tuple) else [routes]) if isinstance(table, Mapping)
+    ]
+    targets = [target for table in tables for target in table.values()]
+    names = [target.get("queue") if isinstance(target, Mapping) else target for target in targets]
+    return [name for name in dict.fromkeys(names) if isinstance(name, str)]
 
 
 class _LateConfiguration(Mapping[str, Any]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from game_tasks.events import GameEvent, GameEventType
 
 __all__ = ["GameView", "dead_letter_table", "queue_table"]
 
+REPLY_QUEUE = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # Celery names them with a UUID
 Statistics = Mapping[str, Mapping[str, float]]
 QUEUE_COLUMNS = (
     "enqueued",
@@ -92,8 +94,7 @@ def shown_queues(statistics: Statistics) -> dict[str, Mapping[str, float]]:
     return {
         name: numbers
         for name, numbers in sorted(statistics.items())
-        if "." in name.removesuffix(".celery.pidbox") or name in ("liap_tasks", "dead_letters")
-        if not name.endswith(".celery.pidbox")
+        if not name.endswith(".celery.pidbox") and not REPLY_QUEUE.fullmatch(name)
     }
 
 

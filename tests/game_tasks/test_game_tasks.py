@@ -103,7 +103,7 @@ def test_the_same_event_delivered_twice_is_recorded_once(
 
 
 def test_a_finished_game_is_archived(game_app: LiapApp, ended: Callable[[], tuple[str, str]]) -> None:
-    with EmbeddedWorker(game_app, queues=["liap_tasks", "game_tasks.end_of_game"]):
+    with EmbeddedWorker(game_app, queues=["housekeeping", "game_tasks.end_of_game"]):
         publish(event(GameEventType.GAME_ENDED, winners=["a"], scores={"a": 50}, rounds=9))
         assert [ended(), ended()] == [
             ("game_tasks.end_of_game", "SUCCESS"),
@@ -119,7 +119,7 @@ def test_a_closed_room_is_cleaned_up_an_hour_later(
         publish(event(GameEventType.ROOM_CLOSED))
         assert {ended(), ended()} == {("game_tasks.record", "SUCCESS"), ("game_tasks.lobby", "SUCCESS")}
         clock.advance(3599)
-        assert queue_statistics(game_app)["liap_tasks"]["delayed"] == 1
+        assert queue_statistics(game_app)["housekeeping"]["delayed"] == 1
         clock.advance(1)
         assert ended() == ("game_tasks.housekeeping.clean_up_room", "SUCCESS")
     assert default_archive().events("r1") == []

@@ -12,7 +12,7 @@ import pytest
 from celery import Celery
 
 import celeryconfig
-from liap_tasks import EmbeddedWorker, LiapApp, load_settings
+from liap_tasks import EmbeddedWorker, LiapApp, create_app, load_settings
 from liap_tasks.configuration import celery_configuration
 from liap_tasks.worker_steps import SaysWhoSharesTheBroker
 from tests.liap_tasks.conftest import Outcomes
@@ -94,3 +94,15 @@ def test_an_attempt_that_overruns_in_a_thread_is_interrupted_and_dead_lettered(
     assert cleaned == ["up"]
     (letter,) = dead_letters.peek(app)
     assert letter.reason is DeadLetterReason.TIMED_OUT
+
+
+def test_a_queue_that_a_route_names_is_bounded_and_consumed_like_the_others() -> None:
+    app = create_app(
+        load_settings(message_queue_url="liap-memory:///routes", max_queue_size=7),
+        main="routed",
+        set_as_current=False,
+        changes={"task_routes": {"bots.*": {"queue": "bots"}, "mail.*": "letters"}},
+    )
+    assert set(app.amqp.queues.consume_from) == {"liap_tasks", "bots", "letters"}
+    assert app.amqp.queues["bots"].queue_arguments["x-max-length"] == 7
+    assert app.amqp.router.route({}, "bots.play")["queue"].name == "bots"
