@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from transports.engine.errors import InvalidArgument, precondition_failed
+from transports.engine.errors import InvalidArgument
 
 __all__ = ["DELAYED", "GONE", "READY", "UNACKED", "Entry", "Message"]
 
@@ -28,8 +28,7 @@ class Message:
     properties except headers (content_type, correlation_id, ...), owned by the message.
     Derived: ``priority`` 0..255, ``ttl`` seconds or None (property ``expiration``, a string of milliseconds),
     ``delay`` seconds (header ``x-delay``, int milliseconds; the header is taken off), ``size`` body bytes.
-    Raises InvalidArgument for a priority or delay out of range, ChannelRefusal(406) for a bad expiration as
-    RabbitMQ does.
+    Raises InvalidArgument for a priority, expiration or delay out of range.
     """
 
     __slots__ = (
@@ -91,7 +90,7 @@ def parse_expiration(value: Any) -> float:
     """Return seconds for an AMQP ``expiration`` property: a string of whole milliseconds, 0 or more."""
     text = value if isinstance(value, str) else ""
     if not (text.isascii() and text.isdigit() and len(text) <= MAX_EXPIRATION_DIGITS):
-        raise precondition_failed(f"invalid expiration '{value}': a string of whole milliseconds, 0 or more, is needed")
+        raise InvalidArgument("expiration", value, "a string of whole milliseconds, 0 or more, of at most 12 digits")
     return int(text) / 1000.0
 
 
