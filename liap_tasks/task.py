@@ -5,44 +5,31 @@
     @app.task(retry_policy=RetryPolicy(max_retries=5, initial_delay=0.2), timeout=10)
     def settle(game_id: str) -> None: ...
 
-Why the decision is taken inside the traced call (:meth:`LiapTask.__call__`): with late acknowledgement Celery
-acknowledges a message after its tracer has returned, so a dead letter published in here is safe before the original
-is gone. If it cannot be published, ``Reject(requeue=True)`` sends the original back to its queue. The task's own
-exception then goes on, so that state, result, ``on_failure``, error callbacks and the ``task_failure`` signal are
-Celery's own and happen once. Celery's ``autoretry_for`` would do part of this, but not delays below a second, and it
-acknowledges what it gives up.
+How an attempt runs and ends is in :mod:`liap_tasks.attempt`.
 """
 
 from __future__ import annotations
 
 import sys
-import time
-import traceback
 from random import Random
-from types import CodeType
 from typing import TYPE_CHECKING, Any
 
-from billiard.process import current_process
 from celery import Task
-from celery.exceptions import Reject, SoftTimeLimitExceeded, TaskPredicate
+from celery.exceptions import Reject, TaskPredicate
 from celery.exceptions import Retry as CeleryRetry
 from celery.utils.log import get_logger
 from kombu.exceptions import EncodeError
-from pydantic import ValidationError
 
-from liap_tasks import dead_letters
-from liap_tasks.errors import DeadLetterError
-from liap_tasks.metadata import MAX_ERROR_TEXT, Attempt, MessageMetadata, shorten
+from liap_tasks.attempt import back_to_its_queue, note_attempt, run_attempt
+from liap_tasks.metadata import MessageMetadata
 from liap_tasks.policies import (
     DeadLetter,
     DeadLetterPolicy,
     DeadLetterReason,
     DeliveryOptions,
     MessagePriority,
-    Retry,
     RetryPolicy,
 )
-from liap_tasks.timeouts import interrupt_after
 
 if TYPE_CHECKING:
     from liap_tasks.application import LiapApp
@@ -52,7 +39,6 @@ __all__ = ["LiapTask"]
 logger = get_logger("liap_tasks.task")
 _rng = Random()
 
-PAUSE_BEFORE_REQUEUE = 1.0
 UNSENDABLE = (EncodeError, TypeError, ValueError)
 
 
@@ -136,20 +122,7 @@ class LiapTask(Task[Any, Any]):
         request: Any = self.request
         if request.called_directly or getattr(request, "liap_running", False):
             return super().__call__(*args, **kwargs)
-        request.liap_running = True
-        limit = self._limit(request)
-        try:
-            if not limit or in_prefork_child():  # a prefork child: Celery's own limit works there
-                return self.run(*args, **kwargs)
-            with interrupt_after(limit, SoftTimeLimitExceeded):
-                return self.run(*args, **kwargs)
-        except TaskPredicate:  # Celery's own control flow: Retry, Ignore, Reject
-            raise
-        except Exception as error:
-            self._end_attempt(error)
-            raise
-        finally:
-            request.liap_running = False
+        return run_attempt(self, args, kwargs)
 
     @classmethod
     def bind(cls, app: Any) -> Any:
@@ -174,10 +147,6 @@ class LiapTask(Task[Any, Any]):
             limit: Any = app.settings.handler_timeout_seconds if cls.timeout is None else cls.timeout or None
             cls.soft_time_limit = limit  # the stubs say int; seconds may be fractions
 
-    def _limit(self, request: Any) -> float | None:
-        asked = request.timelimit
-        return (asked[1] if asked and asked[1] else None) or self.soft_time_limit
-
     def retry(
         self,
         args: Any = None,
@@ -200,7 +169,7 @@ class LiapTask(Task[Any, Any]):
             return super().retry(args, kwargs, exc, throw, eta, countdown, max_retries, **options)
         limit = self.retry_policy.max_retries if max_retries is None else max_retries
         if self.attempt <= limit:
-            self._note_attempt(exc or sys.exc_info()[1])
+            note_attempt(self, exc or sys.exc_info()[1])
         if countdown is None and not eta:
             countdown = self.retry_policy.delay(self.attempt, _rng)
         try:
@@ -212,7 +181,7 @@ class LiapTask(Task[Any, Any]):
                 raise reason from exc
             # Celery would reject the message for good; it goes back to its queue instead.
             logger.critical("retry of %s[%s] could not be published: %r", self.name, request.id, reason)
-            raise _back_to_its_queue(reason) from failure
+            raise back_to_its_queue(reason) from failure
         except TaskPredicate:
             raise
         except Exception:
@@ -223,88 +192,3 @@ class LiapTask(Task[Any, Any]):
 
     def _exhausted(self) -> DeadLetter:
         return DeadLetter(DeadLetterReason.RETRIES_EXHAUSTED, f"failed on attempt {self.attempt} of {self.attempt}")
-
-    def _end_attempt(self, error: Exception) -> None:
-        """Carry out the policy's decision: raise Celery's Retry, or put the message among the dead letters."""
-        if getattr(self.request, "liap_retried", False):
-            return
-        decision = self._decide(error)
-        if isinstance(decision, Retry):
-            try:
-                # max_retries: the policy has decided already.
-                raise self.retry(exc=error, countdown=decision.delay, max_retries=self.attempt)
-            except TaskPredicate:
-                raise
-            except Exception:
-                decision = self._decide(error)  # a retry that can never be published leaves its verdict
-                if isinstance(decision, Retry):
-                    raise
-        self._note_attempt(error)
-        if self.dead_letter_policy.enabled:
-            try:
-                dead_letters.publish(
-                    self.app,
-                    self.request,
-                    task=self.name,
-                    verdict=decision,
-                    error=error,
-                    traceback="".join(traceback.format_exception(error)),
-                )
-            except DeadLetterError as failure:
-                logger.critical("%s; its message goes back to its queue", failure)
-                raise _back_to_its_queue(failure) from failure
-
-    def _decide(self, error: Exception) -> Retry | DeadLetter:
-        verdict: DeadLetter | None = getattr(self.request, "liap_verdict", None)
-        if verdict is not None:
-            return verdict
-        if isinstance(error, ValidationError | TypeError) and self._never_began(error):
-            return DeadLetter(DeadLetterReason.VALIDATION_FAILED, "the arguments do not fit the task")
-        decision = self.retry_policy.decide(error, attempt=self.attempt, rng=_rng)
-        exhausted = isinstance(decision, DeadLetter) and decision.reason is DeadLetterReason.RETRIES_EXHAUSTED
-        if exhausted and isinstance(error, SoftTimeLimitExceeded):
-            return DeadLetter(DeadLetterReason.TIMED_OUT, f"the attempt ran longer than {self._limit(self.request)} s")
-        return decision
-
-    def _never_began(self, error: Exception) -> bool:
-        """Tell whether ``error`` arose before the task's own code ran: the call or a model refused the arguments."""
-        function: Any = self.run
-        while hasattr(function, "__wrapped__"):
-            function = function.__wrapped__
-        code = getattr(function, "__code__", None)
-        return code is not None and not _raised_by(error, code)
-
-    def _note_attempt(self, error: BaseException | None) -> None:
-        noted = self.metadata.attempts
-        if noted and noted[-1].number == self.attempt:
-            return
-        attempt = Attempt(
-            number=self.attempt,
-            at=time.time(),
-            error="" if error is None else type(error).__qualname__,
-            message="the task asked for a retry" if error is None else shorten(str(error), MAX_ERROR_TEXT),
-        )
-        headers = self.request.headers or {}
-        self.request.headers = {**headers, **self.metadata.after(attempt).as_headers()}
-
-
-def _back_to_its_queue(reason: Any) -> Reject:
-    """Return what to raise to give a message back, after a pause: it will be delivered again at once."""
-    time.sleep(PAUSE_BEFORE_REQUEUE)
-    return Reject(reason, requeue=True)
-
-
-def in_prefork_child() -> bool:
-    """Tell whether this is a child of Celery's prefork pool, where Celery itself enforces time limits."""
-    process: Any = current_process()
-    return process._parent_pid is not None
-
-
-def _raised_by(error: BaseException, code: CodeType) -> bool:
-    """Tell whether the function with this code object was on the stack when ``error`` was raised."""
-    step = error.__traceback__
-    while step is not None:
-        if step.tb_frame.f_code is code:
-            return True
-        step = step.tb_next
-    return False

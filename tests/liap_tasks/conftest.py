@@ -11,7 +11,7 @@ import pytest
 from celery.signals import task_postrun
 from kombu import pools
 
-from liap_tasks import LiapApp, create_app, load_settings, task
+from liap_tasks import LiapApp, attempt, create_app, load_settings
 
 DEADLINE = 10.0
 
@@ -42,7 +42,7 @@ class Outcomes:
 @pytest.fixture(autouse=True)
 def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let messages that go back to their queue go at once."""
-    monkeypatch.setattr(task, "PAUSE_BEFORE_REQUEUE", 0.0)
+    monkeypatch.setattr(attempt, "PAUSE_BEFORE_REQUEUE", 0.0)
 
 
 @pytest.fixture
