@@ -1,13 +1,14 @@
 """The bot's decisions as tasks: the table sends a player's view, a worker answers with a move.
 
-A person waits for these, so they go before everything else, are tried again at once, and give up soon.
+A person waits for these, so they go before everything else, are tried again at once, and have a deadline: when the bot
+has not answered by then, its hasty stand-in does.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from game_tasks import bot
+from game_tasks import bot, hasty
 from game_tasks.application import app
 from game_tasks.moves import ANSWERS, DecisionKind, Declaration, Move, Play, RedealAnswer
 from game_tasks.views import PlayerView
@@ -25,19 +26,19 @@ _decision: dict[str, Any] = {
 }
 
 
-@app.task(name="game_tasks.bot.answer_redeal", **_decision)
+@app.task(name="game_tasks.bot.answer_redeal", fallback=hasty.answer_redeal, **_decision)
 def answer_redeal(view: PlayerView, seed: int = 0) -> RedealAnswer:
     """Say whether the bot wants its weak hand dealt again."""
     return bot.answer_redeal(view, seed)
 
 
-@app.task(name="game_tasks.bot.choose_declaration", **_decision)
+@app.task(name="game_tasks.bot.choose_declaration", fallback=hasty.choose_declaration, **_decision)
 def choose_declaration(view: PlayerView, seed: int = 0) -> Declaration:
     """Say how many piles the bot foresees."""
     return bot.choose_declaration(view, seed)
 
 
-@app.task(name="game_tasks.bot.choose_play", **_decision)
+@app.task(name="game_tasks.bot.choose_play", fallback=hasty.choose_play, **_decision)
 def choose_play(view: PlayerView, seed: int = 0) -> Play:
     """Say which pieces the bot plays."""
     return bot.choose_play(view, seed)
@@ -53,7 +54,6 @@ _TASKS = {
 def ask_bot(view: PlayerView, kind: DecisionKind, seed: int = 0) -> Move:
     """Have a worker answer the question and wait for it; this is what a table takes as ``decide``.
 
-    Raises ``celery.exceptions.TimeoutError`` when no answer has come within 10 s, and what the task raised.
+    It is answered within 10 s, by the hasty stand-in if need be. Raises what the task raised.
     """
-    answer = _TASKS[kind].delay(view, seed).get(timeout=ANSWER_SECONDS)
-    return ANSWERS[kind].model_validate(answer)
+    return ANSWERS[kind].model_validate(_TASKS[kind].call_and_wait(view, seed, timeout=ANSWER_SECONDS))

@@ -13,14 +13,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any, get_args, get_type_hints
 
 from amqp.exceptions import MessageNacked
 from celery import Celery, current_task
 from celery.app.amqp import AMQP
+from celery.app.base import pydantic_wrapper  # type: ignore[attr-defined]  # not in the stubs
 from kombu import Queue
 from kombu.exceptions import OperationalError
 from pydantic import BaseModel
@@ -29,7 +31,9 @@ from liap_tasks.cli import end_celery_command
 from liap_tasks.configuration import broker_feature, celery_configuration, check_broker, work_queue
 from liap_tasks.errors import ConfigurationError
 from liap_tasks.events import EventExchange
-from liap_tasks.metadata import HEADER, MessageMetadata
+from liap_tasks.metadata import HEADER, MessageMetadata, deadline_in
+from liap_tasks.policies.deadline import deadline_from
+from liap_tasks.replies import Replies
 from liap_tasks.settings import Settings, load_settings
 from liap_tasks.worker_steps import SaysWhoSharesTheBroker
 from transports import QueueFullError
@@ -40,6 +44,7 @@ CONSUMED_QUEUES: ContextVar[Sequence[str] | None] = ContextVar("CONSUMED_QUEUES"
 """The queues of the embedded worker that runs in this thread; Celery keeps them once per app, in its queue table."""
 
 REFUSED_RETRY_AFTER = 1.0
+PUBLISHING_THREADS = 4
 MAX_BROKER_DELAY = (2**32 - 1) / 1000
 
 
@@ -103,6 +108,8 @@ class LiapApp(Celery):
 
     def __init__(self, main: str = "liap_tasks", *, settings: Settings | None = None, **options: Any) -> None:
         self._settings = settings
+        self._replies: Replies | None = None
+        self._publishing_threads: ThreadPoolExecutor | None = None
         self.event_exchanges: list[EventExchange] = []
         self.event_subscribers: dict[str, str] = {}  # queue: task
         super().__init__(main, **options)
@@ -124,11 +131,54 @@ class LiapApp(Celery):
             raise
         return settings
 
+    @property
+    def replies(self) -> Replies:
+        """Where the answers to calls made from coroutines arrive in this process."""
+        if self._replies is None or not self._replies.usable:
+            self._replies = Replies(self)
+            self._publishing_threads = None
+        return self._replies
+
+    @property
+    def publishing_threads(self) -> ThreadPoolExecutor:
+        """The threads that publish for coroutines."""
+        replies = self.replies
+        if self._publishing_threads is None:
+            self._publishing_threads = ThreadPoolExecutor(
+                PUBLISHING_THREADS, thread_name_prefix="liap-publish", initializer=replies.name_thread
+            )
+        return self._publishing_threads
+
+    def close(self) -> None:
+        """Close pools and threads; see ``celery.Celery.close``."""
+        if self._publishing_threads is not None:
+            self._publishing_threads.shutdown(wait=False, cancel_futures=True)
+            self._publishing_threads = None
+        if self._replies is not None:
+            self._replies.close()
+            self._replies = None
+        super().close()
+
     def _task_from_fun(  # type: ignore[override]  # Celery's signature has some thirty parameters
         self, fun: Any, name: str | None = None, base: Any = None, **options: Any
     ) -> Any:
-        """Make a task of a function; annotations with pydantic models are honoured unless ``pydantic=False``."""
+        """Make a task of a function; annotations with pydantic models are honoured unless ``pydantic=False``.
+
+        So are those of its fallback.
+        """
         options.setdefault("pydantic", mentions_models(fun))
+        fallback = options.get("fallback")
+        if fallback is not None:
+            if options["pydantic"] is not False and mentions_models(fallback):
+                fallback = pydantic_wrapper(
+                    self,
+                    fallback,
+                    name or fun.__name__,
+                    options.get("pydantic_strict", False),
+                    options.get("pydantic_context"),
+                    options.get("pydantic_dump_kwargs"),
+                )
+            options["fallback"] = staticmethod(fallback)
         return super()._task_from_fun(fun, name, base, **options)
 
     def missing_queue(self, name: str) -> Queue:
@@ -164,12 +214,20 @@ class LiapApp(Celery):
         """Publish a task by name; see ``celery.Celery.send_task``.
 
         A ``countdown`` or ``eta`` becomes a delay that the broker holds, to the millisecond, where it can.
-        correlation_id goes to the metadata. Raises ``QueueFullError`` when the queue's bound refuses the message.
+        correlation_id goes to the metadata. deadline (POSIX seconds or datetime) or answer_within (seconds): until when
+        an answer is of use; the message expires then. Raises ``QueueFullError`` when the queue's bound refuses the
+        message.
         """
         headers = dict(options.pop("headers", None) or {})
         correlation_id = options.pop("metadata_correlation_id", None)
+        asked = deadline_from(
+            deadline=options.pop("deadline", None), answer_within=options.pop("answer_within", None), now=time.time()
+        )
         if HEADER not in headers:
-            headers.update(self.new_metadata(correlation_id).as_headers())
+            headers.update(self.new_metadata(correlation_id, asked).as_headers())
+        deadline = deadline_in(headers)
+        if deadline is not None:
+            options["expires"] = _sooner(options.get("expires"), deadline)
         priority = options.get("priority")
         if priority is not None:
             options["priority"] = int(priority)
@@ -192,15 +250,21 @@ class LiapApp(Celery):
         name = queue.name if isinstance(queue, Queue) else queue or self.conf.task_default_queue
         return QueueFullError(name, self.settings.max_queue_size, REFUSED_RETRY_AFTER)
 
-    def new_metadata(self, correlation_id: str | None = None) -> MessageMetadata:
-        """Return the metadata for a message sent now, by the running task if there is one."""
+    def new_metadata(self, correlation_id: str | None = None, deadline: float | None = None) -> MessageMetadata:
+        """Return the metadata for a message sent now, by the running task if there is one.
+
+        What continues that task (the rest of its chain, its callbacks) has its deadline; what it starts by itself while
+        it runs has not.
+        """
         parent = current_task
-        inherited = None
         source = self.main or ""
         if parent:
             source = parent.name
-            inherited = MessageMetadata.from_headers(parent.request.headers).correlation_id
-        return MessageMetadata(source=source, correlation_id=correlation_id or inherited, timestamp=time.time())
+            own = MessageMetadata.from_headers(parent.request.headers)
+            correlation_id = correlation_id or own.correlation_id
+            if deadline is None and getattr(parent.request, "liap_answered", False):
+                deadline = own.deadline
+        return MessageMetadata(source=source, correlation_id=correlation_id, timestamp=time.time(), deadline=deadline)
 
 
 def mentions_models(function: Callable[..., Any]) -> bool:
@@ -221,6 +285,17 @@ def _seconds_until(eta: datetime | str) -> float:
     if when.tzinfo is None:
         when = when.replace(tzinfo=UTC)
     return (when - datetime.now(UTC)).total_seconds()
+
+
+def _sooner(expires: datetime | str | float | None, deadline: float) -> datetime:
+    """Return when a message expires: as it was asked to, but not after its deadline."""
+    end = datetime.fromtimestamp(deadline, UTC)
+    if expires is None:
+        return end
+    if isinstance(expires, int | float):
+        return min(end, datetime.now(UTC) + timedelta(seconds=expires))
+    when = datetime.fromisoformat(expires) if isinstance(expires, str) else expires
+    return min(end, when if when.tzinfo else when.replace(tzinfo=UTC))
 
 
 def create_app(settings: Settings | None = None, *, main: str = "liap_tasks", **options: Any) -> LiapApp:

@@ -22,8 +22,9 @@ from pydantic import ValidationError
 
 from liap_tasks import dead_letters
 from liap_tasks.errors import DeadLetterError
-from liap_tasks.metadata import MAX_ERROR_TEXT, Attempt, shorten
+from liap_tasks.metadata import MAX_ERROR_TEXT, Attempt, deadline_in, shorten
 from liap_tasks.policies import DeadLetter, DeadLetterReason, Retry
+from liap_tasks.policies.deadline import reserved_for_fallback
 from liap_tasks.timeouts import interrupt_after
 
 if TYPE_CHECKING:
@@ -35,41 +36,72 @@ logger = get_logger("liap_tasks.attempt")
 _rng = Random()
 
 PAUSE_BEFORE_REQUEUE = 1.0
+ANSWERED_BY_FALLBACK = frozenset(
+    {
+        DeadLetterReason.EXPIRED,
+        DeadLetterReason.TIMED_OUT,
+        DeadLetterReason.RETRIES_EXHAUSTED,
+        DeadLetterReason.PROCESSING_FAILED,
+    }
+)
 
 
 def run_attempt(task: LiapTask, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run the task's function under its policies and return its result.
 
-    Raises what the function raises when the message is done for, after it has been put among the dead letters; else
-    Celery's own ``Retry``, ``Ignore`` or ``Reject``.
+    When the message is done for the task's fallback answers if it has one. Else it is put among the dead letters and
+    what the function raised goes on. Or Celery's own ``Retry``, ``Ignore`` or ``Reject`` is raised.
     """
     request: Any = task.request
     request.liap_running = True
-    limit = time_limit(task)
     try:
-        if not limit or in_prefork_child():  # a prefork child: Celery's own limit works there
-            return task.run(*args, **kwargs)
-        with interrupt_after(limit, SoftTimeLimitExceeded):
-            return task.run(*args, **kwargs)
+        answer = _run_in_time(task, args, kwargs)
     except TaskPredicate:  # Celery's own control flow: Retry, Ignore, Reject
         raise
     except Exception as error:
-        end_attempt(task, error)
-        raise
+        verdict = end_attempt(task, error)
+        if verdict is None or not answered_by_fallback(task, verdict):
+            raise
+        answer = _fall_back(task, verdict, error, args, kwargs)
     finally:
         request.liap_running = False
+    request.liap_answered = True
+    return answer
+
+
+def _run_in_time(task: LiapTask, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run the function under the task's limit and the message's deadline, whichever comes first."""
+    limit = time_limit(task)
+    deadline = deadline_in(task.request.headers)
+    if deadline is not None:
+        left = deadline - time.time()
+        if task.fallback is not None:
+            left -= reserved_for_fallback(left)
+        if left <= 0:
+            raise DeadLetter(DeadLetterReason.EXPIRED, "its deadline passed before it could begin")
+        if not limit or left < limit:
+            with interrupt_after(left, SoftTimeLimitExceeded):
+                return task.run(*args, **kwargs)
+    if not limit or in_prefork_child():  # a prefork child: Celery's own limit works there
+        return task.run(*args, **kwargs)
+    with interrupt_after(limit, SoftTimeLimitExceeded):
+        return task.run(*args, **kwargs)
 
 
 def time_limit(task: LiapTask) -> float | None:
-    """Return the seconds that the running attempt may take: the message's own limit, else the task's."""
+    """Return the seconds that an attempt may take: the message's own limit, else the task's."""
     asked = task.request.timelimit
     return (asked[1] if asked and asked[1] else None) or task.soft_time_limit
 
 
-def end_attempt(task: LiapTask, error: Exception) -> None:
-    """Carry out the policy's decision: raise Celery's Retry, or put the message among the dead letters."""
+def end_attempt(task: LiapTask, error: Exception) -> DeadLetter | None:
+    """Carry out the policy's decision: raise Celery's Retry, or put the message among the dead letters.
+
+    Returns the verdict; the message of a task that can still answer by its fallback is not put there. None: the task
+    has sent a retry by itself.
+    """
     if getattr(task.request, "liap_retried", False):
-        return
+        return None
     decision = decide(task, error)
     if isinstance(decision, Retry):
         try:
@@ -82,6 +114,13 @@ def end_attempt(task: LiapTask, error: Exception) -> None:
             if isinstance(decision, Retry):
                 raise
     note_attempt(task, error)
+    if not answered_by_fallback(task, decision):
+        _bury(task, decision, error)
+    return decision
+
+
+def _bury(task: LiapTask, decision: DeadLetter, error: Exception) -> None:
+    """Put the message among the dead letters if the task's policy wants that; else it goes back to its queue."""
     if task.dead_letter_policy.enabled:
         try:
             dead_letters.publish(
@@ -97,6 +136,24 @@ def end_attempt(task: LiapTask, error: Exception) -> None:
             raise back_to_its_queue(failure) from failure
 
 
+def answered_by_fallback(task: LiapTask, verdict: DeadLetter) -> bool:
+    """Tell whether the task's fallback answers a call that ended so; what is wrong with the call it cannot mend."""
+    return task.fallback is not None and verdict.reason in ANSWERED_BY_FALLBACK
+
+
+def _fall_back(
+    task: LiapTask, verdict: DeadLetter, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Return the fallback's answer; a fallback that fails leaves a dead letter as if there were none."""
+    try:
+        answer = task.fallback(*args, **kwargs)  # type: ignore[misc]  # asked for only where there is one
+    except Exception as failure:
+        _bury(task, verdict, error)
+        raise error from failure
+    logger.warning("task %s[%s] is answered by its fallback: %s (%r)", task.name, task.request.id, verdict, error)
+    return answer
+
+
 def decide(task: LiapTask, error: Exception) -> Retry | DeadLetter:
     """Return what becomes of the running attempt's message after ``error``."""
     verdict: DeadLetter | None = getattr(task.request, "liap_verdict", None)
@@ -105,8 +162,13 @@ def decide(task: LiapTask, error: Exception) -> Retry | DeadLetter:
     if isinstance(error, ValidationError | TypeError) and _never_began(task, error):
         return DeadLetter(DeadLetterReason.VALIDATION_FAILED, "the arguments do not fit the task")
     decision = task.retry_policy.decide(error, attempt=task.attempt, rng=_rng)
+    deadline = deadline_in(task.request.headers)
+    if isinstance(decision, Retry) and deadline is not None and time.time() + decision.delay >= deadline:
+        decision = DeadLetter(DeadLetterReason.RETRIES_EXHAUSTED, "its deadline leaves no time for another attempt")
     exhausted = isinstance(decision, DeadLetter) and decision.reason is DeadLetterReason.RETRIES_EXHAUSTED
     if exhausted and isinstance(error, SoftTimeLimitExceeded):
+        if deadline is not None:
+            return DeadLetter(DeadLetterReason.TIMED_OUT, "its time limit or its deadline passed while it ran")
         return DeadLetter(DeadLetterReason.TIMED_OUT, f"the attempt ran longer than {time_limit(task)} s")
     return decision
 

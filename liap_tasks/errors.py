@@ -1,6 +1,7 @@
 """What can go wrong in this package.
 
     LiapError
+     +- AnswerTimeoutError(task_id, timeout)      also a builtin TimeoutError
      +- ConfigurationError(variable, value, allowed)
      +- DeadLetterError        a dead letter could not be put in its place
      +- EmbeddedWorkerError    the worker inside this process did not start or stop
@@ -14,11 +15,23 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["ConfigurationError", "DeadLetterError", "EmbeddedWorkerError", "LiapError"]
+__all__ = ["AnswerTimeoutError", "ConfigurationError", "DeadLetterError", "EmbeddedWorkerError", "LiapError"]
 
 
 class LiapError(Exception):
     """Base of the errors of liap_tasks."""
+
+
+class AnswerTimeoutError(LiapError, TimeoutError):
+    """A call was not answered in time; it may have been done all the same. Attributes: ``task_id``, ``timeout`` (s)."""
+
+    def __init__(self, task_id: str, timeout: float) -> None:
+        super().__init__(task_id, timeout)
+        self.task_id = task_id
+        self.timeout = timeout
+
+    def __str__(self) -> str:
+        return f"call {self.task_id} was not answered within {self.timeout:g} s; is a worker consuming its queue?"
 
 
 class ConfigurationError(LiapError):

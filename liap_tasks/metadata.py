@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["HEADER", "MAX_ERROR_TEXT", "Attempt", "MessageMetadata", "shorten"]
+__all__ = ["HEADER", "MAX_ERROR_TEXT", "Attempt", "MessageMetadata", "deadline_in", "shorten"]
 
 HEADER = "liap"
 MAX_ATTEMPTS = 20
@@ -34,7 +34,8 @@ class MessageMetadata(BaseModel):
 
     source: who sent it (the name of the sending task, or the app's). correlation_id: what it belongs to.
     timestamp: POSIX seconds of the first publish. attempts: the failed attempts so far, oldest first; of many, the
-    first and the latest (headers must fit in one frame, 128 KiB on RabbitMQ).
+    first and the latest (headers must fit in one frame, 128 KiB on RabbitMQ). deadline: POSIX seconds until which an
+    answer is of use, None if it always is.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -43,6 +44,7 @@ class MessageMetadata(BaseModel):
     correlation_id: str | None = None
     timestamp: float | None = None
     attempts: tuple[Attempt, ...] = ()
+    deadline: float | None = None
 
     @classmethod
     def from_headers(cls, headers: Mapping[str, Any] | None) -> MessageMetadata:
@@ -52,7 +54,7 @@ class MessageMetadata(BaseModel):
 
     def as_headers(self) -> dict[str, Any]:
         """Return the header that carries this."""
-        return {HEADER: self.model_dump(mode="json")}
+        return {HEADER: self.model_dump(mode="json", exclude_none=True)}
 
     def after(self, attempt: Attempt) -> MessageMetadata:
         """Return the same with one more failed attempt."""
@@ -60,6 +62,13 @@ class MessageMetadata(BaseModel):
         if len(attempts) > MAX_ATTEMPTS:
             attempts = (attempts[0], *attempts[-MAX_ATTEMPTS + 1 :])
         return self.model_copy(update={"attempts": attempts})
+
+
+def deadline_in(headers: Mapping[str, Any] | None) -> float | None:
+    """Return the deadline that the headers of a message carry, without reading the rest of its metadata."""
+    table = (headers or {}).get(HEADER)
+    deadline = table.get("deadline") if isinstance(table, Mapping) else None
+    return float(deadline) if isinstance(deadline, int | float) else None
 
 
 def shorten(text: str, limit: int) -> str:

@@ -11,6 +11,8 @@ How an attempt runs and ends is in :mod:`liap_tasks.attempt`.
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +22,10 @@ from celery.exceptions import Retry as CeleryRetry
 from celery.utils.log import get_logger
 from kombu.exceptions import EncodeError
 
+from liap_tasks import calls
 from liap_tasks.attempt import back_to_its_queue, note_attempt, run_attempt
-from liap_tasks.metadata import MessageMetadata
+from liap_tasks.calls import AwaitableResult
+from liap_tasks.metadata import MessageMetadata, deadline_in
 from liap_tasks.policies import (
     DeadLetter,
     DeadLetterPolicy,
@@ -30,6 +34,7 @@ from liap_tasks.policies import (
     MessagePriority,
     RetryPolicy,
 )
+from liap_tasks.policies.deadline import deadline_from
 
 if TYPE_CHECKING:
     from liap_tasks.application import LiapApp
@@ -47,7 +52,8 @@ class LiapTask(Task[Any, Any]):
 
     retry_policy: when a failed attempt is tried again. dead_letter_policy: what becomes of a message that is not.
     timeout: seconds an attempt may take, then ``SoftTimeLimitExceeded`` is raised in it; None: HANDLER_TIMEOUT_SECONDS;
-    0: no limit. priority: default priority of its messages.
+    0: no limit. priority: default priority of its messages. fallback: a function with the task's arguments that
+    answers instead when the deadline of a call has passed or its attempts are spent; it must be quick.
     """
 
     abstract = True
@@ -57,6 +63,7 @@ class LiapTask(Task[Any, Any]):
     dead_letter_policy: DeadLetterPolicy = DeadLetterPolicy()
     timeout: float | None = None
     priority: MessagePriority | int | None = None
+    fallback: Callable[..., Any] | None = None
 
     if TYPE_CHECKING:
         app: LiapApp
@@ -77,17 +84,56 @@ class LiapTask(Task[Any, Any]):
     ) -> Any:
         """Publish a call; see Celery's ``apply_async`` for the options.
 
-        delivery: TTL, delay, priority and correlation id in one value; options given explicitly win.
+        delivery: TTL, delay, priority, correlation id and deadline in one value; options given explicitly win.
+        deadline (POSIX seconds or a datetime) or answer_within (seconds): until when an answer is of use. The message
+        expires then, an attempt is interrupted then, no retry is begun after it, and the rest of a chain has it too.
         Raises ``QueueFullError`` when the queue's bound refuses it.
         """
         if delivery is not None:
             options = {**delivery.as_execution_options(), **options}
         if self.app.conf.task_always_eager:
             correlation_id = None if delivery is None else delivery.correlation_id
-            options["headers"] = self._eager_headers(options.get("headers"), correlation_id)
+            deadline = deadline_from(
+                deadline=options.pop("deadline", None),
+                answer_within=options.pop("answer_within", None),
+                now=time.time(),
+            )
+            metadata = self.app.new_metadata(correlation_id, deadline)
+            options["headers"] = {**metadata.as_headers(), **(options.get("headers") or {})}
         elif delivery is not None and delivery.correlation_id is not None:
             options["metadata_correlation_id"] = delivery.correlation_id
         return super().apply_async(args, kwargs, task_id, producer, link, link_error, shadow, **options)
+
+    async def adelay(self, *args: Any, **kwargs: Any) -> AwaitableResult:
+        """Publish a call from a coroutine; ``delay`` without blocking the loop, see :meth:`aapply_async`."""
+        return await calls.publish(self, args, kwargs)
+
+    async def aapply_async(
+        self, args: Any = (), kwargs: Any = None, *, timeout: float = calls.PUBLISH_SECONDS, **options: Any
+    ) -> AwaitableResult:
+        """Publish a call from a coroutine; options are those of :meth:`apply_async`.
+
+        timeout: seconds the publish may take. Raises ``QueueFullError``, or ``BrokerUnavailableError`` by then.
+        The result has ``await result.aget(timeout=...)`` for calls with ``ignore_result=False``.
+        """
+        return await calls.publish(self, tuple(args or ()), kwargs or {}, timeout=timeout, **options)
+
+    async def call(self, *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
+        """Publish a call from a coroutine, wait for its answer and return it; raise what the task raised.
+
+        timeout: seconds for all of it, also the message's deadline; default is the task's time limit. When they have
+        passed the task's fallback answers, or ``AnswerTimeoutError`` is raised. Use :meth:`acall` for a task that has
+        an argument called timeout, and for other options.
+        """
+        return await calls.answer(self, args, kwargs, timeout=timeout)
+
+    async def acall(self, args: Any = (), kwargs: Any = None, *, timeout: float | None = None, **options: Any) -> Any:
+        """Do what :meth:`call` does; options are those of :meth:`apply_async`."""
+        return await calls.answer(self, tuple(args or ()), kwargs or {}, timeout=timeout, **options)
+
+    def call_and_wait(self, *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
+        """Do what :meth:`call` does in a program without an event loop, blocking this thread."""
+        return calls.answer_now(self, args, kwargs, timeout=timeout)
 
     def apply(  # type: ignore[override]  # Celery's signature has a dozen parameters
         self, args: Any = None, kwargs: Any = None, **options: Any
@@ -102,15 +148,17 @@ class LiapTask(Task[Any, Any]):
                 raise
             return signature.apply(retries=(options.get("retries") or 0) + 1, throw=options.get("throw"))
 
-    def _eager_headers(self, headers: dict[str, Any] | None, correlation_id: str | None) -> dict[str, Any]:
-        return {**self.app.new_metadata(correlation_id).as_headers(), **(headers or {})}
-
     # -- running -----------------------------------------------------------------------------------------------
 
     @property
     def metadata(self) -> MessageMetadata:
         """The metadata of the message that is being processed."""
         return MessageMetadata.from_headers(self.request.headers)
+
+    @property
+    def deadline(self) -> float | None:
+        """POSIX seconds until which an answer of the running attempt is of use, None: always."""
+        return deadline_in(self.request.headers)
 
     @property
     def attempt(self) -> int:

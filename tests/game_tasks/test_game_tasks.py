@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from celery.signals import task_postrun
 
-from game_tasks import bot, publish
+from game_tasks import bot, bot_tasks, publish
 from game_tasks.archive import default_archive
 from game_tasks.bot_tasks import ask_bot, choose_play
 from game_tasks.events import GameEvent, GameEventType
@@ -18,6 +18,7 @@ from game_tasks.views import view_of
 from liap_tasks import DeadLetterReason, EmbeddedWorker, LiapApp, dead_letters
 from liap_tasks.statistics import queue_statistics
 from tests.game_tasks.games import walk
+from tests.game_tasks.test_hasty import hasty_answer
 from transports import VirtualClock
 
 DEADLINE = 10.0
@@ -59,6 +60,13 @@ def test_a_worker_answers_as_the_bot_would(game_app: LiapApp) -> None:
 def test_the_bot_answers_eagerly_too(eager_game_app: LiapApp) -> None:
     for view, kind in some_views(12):
         assert ask_bot(view, kind) == bot.decide(view, kind)
+
+
+def test_the_hasty_stand_in_answers_when_no_worker_does(game_app: LiapApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bot_tasks, "ANSWER_SECONDS", 0.05)
+    asked = {kind: (ask_bot(view, kind), hasty_answer(view, kind)) for view, kind in some_views(12)}
+    assert {DecisionKind.DECLARE, DecisionKind.PLAY} <= asked.keys()
+    assert all(answer == expected for answer, expected in asked.values())
 
 
 def test_a_view_that_makes_no_sense_is_a_dead_letter(game_app: LiapApp, ended: Callable[[], tuple[str, str]]) -> None:

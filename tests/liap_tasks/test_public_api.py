@@ -12,7 +12,7 @@ PUBLIC = {
     *("DeadLetterPolicy", "DeliveryOptions", "MessagePriority", "RetryPolicy"),
     *("EventExchange",),
     *("Attempt", "DeadLetter", "DeadLetterReason", "DeadLetterRecord", "MessageMetadata"),
-    *("BrokerUnavailableError", "ConfigurationError", "DeadLetterError", "EmbeddedWorkerError"),
+    *("AnswerTimeoutError", "BrokerUnavailableError", "ConfigurationError", "DeadLetterError", "EmbeddedWorkerError"),
     *("InvalidArgumentError", "LiapError", "QueueFullError"),
 }
 
@@ -29,7 +29,7 @@ def test_every_public_class_and_function_tells_what_it_does() -> None:
 
 
 def test_our_errors_have_one_base_and_the_broker_s_another() -> None:
-    for name in ("ConfigurationError", "DeadLetterError", "EmbeddedWorkerError"):
+    for name in ("AnswerTimeoutError", "ConfigurationError", "DeadLetterError", "EmbeddedWorkerError"):
         assert issubclass(getattr(liap_tasks, name), liap_tasks.LiapError)
     for name in ("BrokerUnavailableError", "InvalidArgumentError", "QueueFullError"):
         assert issubclass(getattr(liap_tasks, name), TransportError)

@@ -1,0 +1,260 @@
+"""Calling tasks from a coroutine: nothing here blocks its event loop.
+
+:func:`publish` hands the publish to a small pool of threads and waits for it as long as the caller wants to;
+:func:`answer` waits for the result too, and has the task's fallback answer when none comes in time. ``LiapTask`` offers
+them as ``adelay``, ``aapply_async`` and ``call``; :func:`answer_now` is the same for a program without a loop.
+
+Why threads: kombu's clients block, and a publish to a broker that is away takes seconds. A caller who has stopped to
+wait is told so; a publish that had begun by then may still arrive, and expires with the call's deadline if it has one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from celery import states
+from celery.backends.base import DisabledBackend
+from celery.backends.rpc import RPCBackend
+from celery.exceptions import TimeoutError as CeleryTimeoutError
+from celery.result import AsyncResult
+from celery.utils.log import get_logger
+from kombu.exceptions import OperationalError
+
+from liap_tasks.errors import AnswerTimeoutError, ConfigurationError
+from liap_tasks.policies.deadline import reserved_for_fallback
+from transports import BrokerUnavailableError, QueueFullError
+
+if TYPE_CHECKING:
+    from liap_tasks.task import LiapTask
+
+__all__ = ["PUBLISH_SECONDS", "AwaitableResult", "answer", "answer_now", "publish"]
+
+logger = get_logger("liap_tasks.calls")
+
+PUBLISH_SECONDS = 5.0
+FIRST_LOOK = 0.01
+LAST_LOOK = 0.5
+
+Args = tuple[Any, ...]
+Kwargs = Mapping[str, Any]
+
+
+class AwaitableResult(AsyncResult):  # type: ignore[type-arg]  # generic in the stubs only
+    """A call's result, which a coroutine can wait for: ``await result.aget(timeout=...)``."""
+
+    _answer: Future[Mapping[str, Any]] | None = None
+
+    async def aget(self, timeout: float | None = None) -> Any:
+        """Return the task's result when it is there; raise what the task raised.
+
+        timeout: seconds, None for ever. Raises AnswerTimeoutError when they have passed, RuntimeError when the call
+        asked for no result (``ignore_result=False`` asks).
+        """
+        if getattr(self, "ignored", False):
+            raise RuntimeError(f"call {self.id} asked for no result; ask with ignore_result=False")
+        try:
+            async with asyncio.timeout(timeout):
+                if self._answer is None:
+                    meta = await self._look()
+                else:
+                    meta = await asyncio.shield(asyncio.wrap_future(self._answer))
+        except TimeoutError:
+            raise AnswerTimeoutError(self.id, timeout or 0.0) from None
+        return _value(meta)
+
+    def get(self, timeout: float | None = None, *args: Any, **options: Any) -> Any:
+        """Return the task's result, blocking this thread; see Celery's ``AsyncResult.get``."""
+        if self._answer is None:
+            return super().get(timeout, *args, **options)
+        try:
+            return _value(self._answer.result(timeout))
+        except FutureTimeoutError:
+            raise AnswerTimeoutError(self.id, timeout or 0.0) from None
+
+    async def _look(self) -> Mapping[str, Any]:
+        """Ask a result backend that can only be asked, ever less often."""
+        pause = FIRST_LOOK
+        while True:
+            meta: Mapping[str, Any] = await asyncio.to_thread(self.backend.get_task_meta, self.id)
+            if meta["status"] in states.READY_STATES:
+                return meta
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, LAST_LOOK)
+
+
+def _value(meta: Mapping[str, Any]) -> Any:
+    if meta["status"] == states.SUCCESS:
+        return meta["result"]
+    raise meta["result"]
+
+
+async def publish(
+    task: LiapTask, args: Args, kwargs: Kwargs, *, timeout: float = PUBLISH_SECONDS, **options: Any
+) -> AwaitableResult:
+    """Publish a call without blocking the loop and return its result's handle; options are ``apply_async``'s.
+
+    timeout: seconds the publish may take. Raises BrokerUnavailableError when the broker cannot be reached or has not
+    taken the message by then, QueueFullError when the queue refuses it.
+    """
+    if task.app.conf.task_always_eager:
+        return _done(task, await asyncio.to_thread(task.apply_async, args, dict(kwargs), **options))
+    sending = _Sending(task, args, kwargs, options)
+    try:
+        async with asyncio.timeout(timeout):
+            return sending.result(await asyncio.wrap_future(sending.future))
+    except TimeoutError:
+        raise sending.too_slow(timeout) from None
+    except BaseException:
+        sending.give_up()
+        raise
+
+
+def publish_now(task: LiapTask, args: Args, kwargs: Kwargs, *, timeout: float, **options: Any) -> AwaitableResult:
+    """Do what :func:`publish` does, blocking this thread."""
+    if task.app.conf.task_always_eager:
+        return _done(task, task.apply_async(args, dict(kwargs), **options))
+    sending = _Sending(task, args, kwargs, options)
+    try:
+        return sending.result(sending.future.result(timeout))
+    except FutureTimeoutError:
+        raise sending.too_slow(timeout) from None
+    except BaseException:
+        sending.give_up()
+        raise
+
+
+class _Sending:
+    """A publish under way in one of the publishing threads."""
+
+    def __init__(self, task: LiapTask, args: Args, kwargs: Kwargs, options: dict[str, Any]) -> None:
+        self._task = task
+        self._app = app = task.app
+        self._id = options.pop("task_id", None) or str(uuid4())
+        ignored = options.get("ignore_result")
+        wanted = not (task.ignore_result if ignored is None else ignored)
+        threads = app.publishing_threads
+        self._answer = app.replies.expect(self._id) if wanted and isinstance(app.backend, RPCBackend) else None
+        self.future = threads.submit(self._apply, args, dict(kwargs), options)
+
+    def _apply(self, args: Args, kwargs: dict[str, Any], options: dict[str, Any]) -> Any:
+        try:
+            return self._task.apply_async(args, kwargs, task_id=self._id, **options)
+        except OperationalError as error:
+            raise BrokerUnavailableError(
+                f"the broker {self._broker()} cannot be reached: {error}; start it, or check MESSAGE_QUEUE_URL"
+            ) from error
+
+    def result(self, published: Any) -> AwaitableResult:
+        """Return the handle of what has been published."""
+        result = AwaitableResult(published.id, app=self._app)
+        result.ignored = published.ignored
+        if self._answer is not None:
+            result._answer = self._answer
+            weakref.finalize(result, self._app.replies.forget, self._id).atexit = False
+        return result
+
+    def give_up(self) -> None:
+        """Send it no more if it has not begun, and expect no answer."""
+        self.future.cancel()
+        self._app.replies.forget(self._id)
+
+    def too_slow(self, timeout: float) -> BrokerUnavailableError:
+        """Give up, and return what to raise."""
+        self.give_up()
+        return BrokerUnavailableError(
+            f"the broker {self._broker()} has not taken task {self._task.name}[{self._id}] within {timeout:g} s: is it "
+            "running? The message may still arrive"
+        )
+
+    def _broker(self) -> str:
+        return str(self._app.connection_for_write().as_uri())
+
+
+def _done(task: LiapTask, ended: Any) -> AwaitableResult:
+    """Return the handle of a call that ran eagerly."""
+    result = AwaitableResult(ended.id, app=task.app)
+    result._answer = Future()
+    result._answer.set_result({"status": ended.state, "result": ended.result})
+    return result
+
+
+async def answer(task: LiapTask, args: Args, kwargs: Kwargs, *, timeout: float | None = None, **options: Any) -> Any:
+    """Publish a call, wait for its answer without blocking the loop, and return it; options are ``apply_async``'s.
+
+    timeout: seconds until which an answer is of use, for the publish and the work together; default is the task's time
+    limit. The task's fallback answers in time when no worker does. Without one: raises AnswerTimeoutError,
+    BrokerUnavailableError, QueueFullError. Raises what the task raised.
+    """
+    call = _Call(task, timeout)
+    try:
+        result = await publish(task, args, kwargs, timeout=call.left(), **call.options(options))
+    except (BrokerUnavailableError, QueueFullError) as error:
+        fallback = call.fallback_after(error)
+    else:
+        try:
+            return await result.aget(call.left())
+        except AnswerTimeoutError:
+            fallback = call.fallback_after(AnswerTimeoutError(result.id, call.timeout))
+        finally:
+            task.app.replies.forget(result.id)
+    if inspect.iscoroutinefunction(inspect.unwrap(fallback)):
+        return await fallback(*args, **kwargs)
+    return await asyncio.to_thread(fallback, *args, **kwargs)
+
+
+def answer_now(task: LiapTask, args: Args, kwargs: Kwargs, *, timeout: float | None = None, **options: Any) -> Any:
+    """Do what :func:`answer` does, blocking this thread."""
+    call = _Call(task, timeout)
+    try:
+        result = publish_now(task, args, kwargs, timeout=call.left(), **call.options(options))
+    except (BrokerUnavailableError, QueueFullError) as error:
+        fallback = call.fallback_after(error)
+    else:
+        try:
+            return result.get(call.left(), interval=FIRST_LOOK)
+        except (AnswerTimeoutError, CeleryTimeoutError):
+            fallback = call.fallback_after(AnswerTimeoutError(result.id, call.timeout))
+        finally:
+            task.app.replies.forget(result.id)
+    if inspect.iscoroutinefunction(inspect.unwrap(fallback)):
+        return asyncio.run(fallback(*args, **kwargs))
+    return fallback(*args, **kwargs)
+
+
+class _Call:
+    """One call that wants its answer until a moment: how long it may still take, and who answers then."""
+
+    def __init__(self, task: LiapTask, timeout: float | None) -> None:
+        if isinstance(task.app.backend, DisabledBackend):
+            raise ConfigurationError("result_backend", "disabled", "a backend that can answer, such as rpc://")
+        self.task = task
+        self.timeout = timeout if timeout is not None else float(task.soft_time_limit or PUBLISH_SECONDS)
+        if self.timeout <= 0:
+            raise ValueError(f"timeout must be seconds above 0, not {timeout!r}")
+        waits = self.timeout
+        if task.fallback is not None:
+            waits -= reserved_for_fallback(waits) / 2  # after the worker's own fallback, which needs its way back
+        self._end = time.monotonic() + waits
+
+    def left(self) -> float:
+        """Return the seconds that may still be waited."""
+        return max(0.0, self._end - time.monotonic())
+
+    def options(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options of the publish."""
+        return {"answer_within": self.timeout, **given, "ignore_result": False}
+
+    def fallback_after(self, error: Exception) -> Callable[..., Any]:
+        """Return the task's fallback; without one raise the error."""
+        if self.task.fallback is None:
+            raise error
+        logger.warning("a call of task %s is answered by its fallback: %s", self.task.name, error)
+        return self.task.fallback

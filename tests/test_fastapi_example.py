@@ -1,0 +1,74 @@
+"""The FastAPI example, through its own routes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from examples import fastapi_backend
+from transports.brokers import reset_broker
+
+
+@asynccontextmanager
+async def served(worker: bool = True) -> AsyncIterator[httpx.AsyncClient]:
+    application = fastapi_backend.backend
+    transport = httpx.ASGITransport(app=application)
+    async with httpx.AsyncClient(transport=transport, base_url="http://backend") as client:
+        if worker:
+            async with application.router.lifespan_context(application):
+                yield client
+        else:
+            yield client
+
+
+def test_the_backend_answers_with_what_its_task_says() -> None:
+    async def talk() -> list[Any]:
+        async with served() as client:
+            hands = [[14, 11, 2], [1] * 8, [12, 11, 14, 13]] * 20
+            answers = await asyncio.gather(*(client.post("/declaration", json={"pieces": hand}) for hand in hands))
+            return [answer.json()["piles"] for answer in answers]
+
+    assert asyncio.run(talk()) == [2, 0, 4] * 20
+
+
+def test_the_fallback_answers_when_no_worker_does() -> None:
+    async def talk() -> Any:
+        async with served(worker=False) as client:
+            return (await client.post("/declaration", json={"pieces": [14, 13]})).json()
+
+    assert asyncio.run(talk()) == {"piles": 1}
+
+
+def test_work_is_handed_over_and_done(capfd: pytest.CaptureFixture[str]) -> None:
+    async def talk() -> httpx.Response:
+        async with served() as client:
+            answer = await client.post("/games/g7/end")
+            while "settled g7" not in capfd.readouterr().out:
+                await asyncio.sleep(0.005)
+            return answer
+
+    answer = asyncio.run(asyncio.wait_for(talk(), 10))
+    assert answer.status_code == 202
+    assert answer.json()["task"]
+
+
+def test_a_full_queue_is_a_503_with_the_time_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def talk() -> httpx.Response:
+        async with served(worker=False) as client:
+            for _ in range(app.settings.max_queue_size):
+                fastapi_backend.settle.delay("g0")
+            return await client.post("/games/g1/end")
+
+    app = fastapi_backend.app
+    try:
+        answer = asyncio.run(talk())
+    finally:
+        reset_broker(app.conf.broker_url)
+    assert answer.status_code == 503
+    assert "full" in answer.json()["detail"]
+    assert "Retry-After" in answer.headers
