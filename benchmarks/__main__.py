@@ -1,7 +1,7 @@
 """``python -m benchmarks [--quick] [--json FILE]``: one table for our transports and kombu's stock ``memory://``.
 
 Every figure is the median of several takes, the transports taking turns in one process. Machines are noisy: read the
-ratios. What each row counts: see celery_side.py and engine_side.py. The floor: of the 60 to 80 microseconds that a
+ratios. What each row counts: see the module of its section. The floor: of the 60 to 80 microseconds that a
 small task costs a solo worker, all but about ten are Celery's own.
 """
 
@@ -15,15 +15,22 @@ import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import celery
 import kombu
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import engine_side, routing_side
 from benchmarks.celery_side import Bench
-from benchmarks.engine_side import cycle_rate, growth, push_pop_seconds, topic_lookup_seconds
-from benchmarks.measure import interleaved
+from benchmarks.measure import Figure, interleaved
+
+# A section of its own for each thing that is measured without a peer: name, title, its rows(scale, repeat).
+SECTIONS: tuple[tuple[str, str, Callable[[float, int], list[Figure]]], ...] = (
+    ("engine", "engine alone, one thread", engine_side.rows),
+    ("routing", "routing, one thread", routing_side.rows),
+)
 
 STOCK = "memory"
 COLUMNS = {
@@ -38,6 +45,9 @@ LABELS = {
     "liap_tasks": "`liap_tasks` on `liap-memory://`",
     STOCK: "Celery on `memory://`",
 }
+
+
+Markdown = tuple[list[str], list[list[str]]]
 
 
 @dataclass
@@ -97,42 +107,6 @@ def celery_rows(scale: float, repeat: int) -> list[Row]:
     return rows
 
 
-def engine_rows(scale: float, repeat: int) -> list[tuple[str, str, str, bool | None]]:
-    """Measure the engine alone: (what, figure, goal, reached)."""
-    number = int(100_000 * scale)
-    cycles = interleaved(
-        repeat,
-        {
-            "fifo": lambda: cycle_rate(number),
-            "priority": lambda: cycle_rate(number, {"x-max-priority": 9}),
-            "push fifo": lambda: push_pop_seconds(number, {}),
-            "push priority": lambda: push_pop_seconds(number, {"x-max-priority": 9}),
-        },
-    )
-    slower = cycles["push priority"] / cycles["push fifo"]
-    sizes = [int(size * scale) for size in (10_000, 100_000, 1_000_000)]
-    costs = growth(sizes)
-    growing = costs[sizes[-1]] / costs[sizes[0]]
-    trie, scan = topic_lookup_seconds(int(10_000 * scale), int(2000 * scale))
-    return [
-        ("put+get+ack, FIFO", f"{cycles['fifo']:,.0f}/s", "150,000/s", cycles["fifo"] >= 150_000),
-        ("put+get+ack, priority", f"{cycles['priority']:,.0f}/s", "", None),
-        ("priority push+pop against FIFO", f"{slower:.2f} x", "at most 1.5 x", slower <= 1.5),
-        (
-            f"push+pop a message among {', '.join(f'{size:,}' for size in sizes)}",
-            ", ".join(f"{costs[size] * 1e6:.1f}" for size in sizes) + " µs",
-            "not superlinear",
-            growing < 2,
-        ),
-        (
-            f"topic lookup among {int(10_000 * scale):,} patterns",
-            f"{trie * 1e6:.1f} µs (asking each: {scan * 1e6:,.0f} µs)",
-            "at most 20 µs",
-            trie <= 20e-6,
-        ),
-    ]
-
-
 def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
 
@@ -141,48 +115,59 @@ def _mark(reached: bool | None) -> str:
     return {True: "yes", False: "no", None: ""}[reached]
 
 
-def tables(rows: list[Row], engine: list[tuple[str, str, str, bool | None]]) -> list[tuple[list[str], list[list[str]]]]:
-    """Return both tables as header and cells."""
+def celery_table(rows: list[Row]) -> Markdown:
+    """Return the comparison with stock as header and lines."""
     head = ["(times better than stock)", *LABELS.values(), "goal", "reached by `liap_tasks`"]
-    cells = []
+    lines = []
     for row in rows:
         figures = [
             f"{_number(row.figures[name])} {row.unit}"
             + ("" if name == STOCK else f" ({_number(row.times_better(name))} x)")
             for name in COLUMNS
         ]
-        cells.append([row.name, *figures, row.goal, _mark(row.reached)])
-    return [
-        (head, cells),
-        (["engine alone, one thread", "figure", "goal", "reached"], [[a, b, c, _mark(d)] for a, b, c, d in engine]),
-    ]
+        lines.append([row.name, *figures, row.goal, _mark(row.reached)])
+    return head, lines
+
+
+def show(console: Console, table: Markdown, caption: str) -> None:
+    """Print a table, as Markdown when the output is not a terminal."""
+    head, lines = table
+    if console.is_terminal:
+        drawn = Table(*head, caption=caption)
+        for line in lines:
+            drawn.add_row(*line)
+        console.print(drawn)
+        return
+    print("| " + " | ".join(head) + " |\n|" + "---|" * len(head))
+    print("\n".join("| " + " | ".join(line) + " |" for line in lines))
+    print(f"\n({caption})\n")
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a smoke test: small numbers, one take")
+    parser.add_argument("--only", choices=["celery", *(name for name, _, _ in SECTIONS)], help="just this section")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     chosen = parser.parse_args()
     logging.disable(logging.WARNING)
     scale, repeat = (0.02, 1) if chosen.quick else (1.0, 3)
-    rows, engine = celery_rows(scale, repeat), engine_rows(scale, repeat)
     console = Console()
     versions = f"celery {celery.__version__}, kombu {kombu.__version__}"
     caption = f"{os.cpu_count()} cores, Python {platform.python_version()}, {versions}"
-    for head, cells in tables(rows, engine):
-        if console.is_terminal:
-            table = Table(*head, caption=caption)
-            for line in cells:
-                table.add_row(*line)
-            console.print(table)
-        else:
-            print("| " + " | ".join(head) + " |\n|" + "---|" * len(head))
-            print("\n".join("| " + " | ".join(line) + " |" for line in cells))
-            print(f"\n({caption})\n")
+    taken: dict[str, list[dict[str, Any]]] = {}
+    if chosen.only in (None, "celery"):
+        rows = celery_rows(scale, repeat)
+        taken["celery"] = [asdict(row) for row in rows]
+        show(console, celery_table(rows), caption)
+    for name, title, measure in SECTIONS:
+        if chosen.only in (None, name):
+            figures = measure(scale, repeat)
+            taken[name] = [asdict(figure) for figure in figures]
+            lines = [[one.name, one.figure, one.goal, _mark(one.reached)] for one in figures]
+            show(console, ([title, "figure", "goal", "reached"], lines), caption)
     if chosen.json:
-        figures = {"rows": [asdict(row) for row in rows], "engine": engine}
-        chosen.json.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+        chosen.json.write_text(json.dumps(taken, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

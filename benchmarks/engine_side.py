@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 from time import perf_counter
 
-from benchmarks.measure import per_second
+from benchmarks.measure import Figure, interleaved, per_second
 from transports.engine import Broker, Message, Sink, TopicTrie
 
-__all__ = ["cycle_rate", "growth", "push_pop_seconds", "topic_lookup_seconds"]
+__all__ = ["rows"]
 
 BODY = b"x" * 200
 
@@ -75,3 +75,39 @@ def topic_lookup_seconds(patterns: int, lookups: int) -> tuple[float, float]:
         words = key.split(".")
         sum(1 for pattern in splitted if all(p in ("#", "*", w) for p, w in zip(pattern, words, strict=True)))
     return by_trie, (perf_counter() - began) / len(few)
+
+
+def rows(scale: float, repeat: int) -> list[Figure]:
+    """Measure the engine alone, in one thread."""
+    number = int(100_000 * scale)
+    cycles = interleaved(
+        repeat,
+        {
+            "fifo": lambda: cycle_rate(number),
+            "priority": lambda: cycle_rate(number, {"x-max-priority": 9}),
+            "push fifo": lambda: push_pop_seconds(number, {}),
+            "push priority": lambda: push_pop_seconds(number, {"x-max-priority": 9}),
+        },
+    )
+    slower = cycles["push priority"] / cycles["push fifo"]
+    sizes = [int(size * scale) for size in (10_000, 100_000, 1_000_000)]
+    costs = growth(sizes)
+    growing = costs[sizes[-1]] / costs[sizes[0]]
+    trie, scan = topic_lookup_seconds(int(10_000 * scale), int(2000 * scale))
+    return [
+        Figure("put+get+ack, FIFO", f"{cycles['fifo']:,.0f}/s", "150,000/s", cycles["fifo"] >= 150_000),
+        Figure("put+get+ack, priority", f"{cycles['priority']:,.0f}/s", ""),
+        Figure("priority push+pop against FIFO", f"{slower:.2f} x", "at most 1.5 x", slower <= 1.5),
+        Figure(
+            f"push+pop a message among {', '.join(f'{size:,}' for size in sizes)}",
+            ", ".join(f"{costs[size] * 1e6:.1f}" for size in sizes) + " µs",
+            "not superlinear",
+            growing < 2,
+        ),
+        Figure(
+            f"topic lookup among {int(10_000 * scale):,} patterns",
+            f"{trie * 1e6:.1f} µs (asking each: {scan * 1e6:,.0f} µs)",
+            "at most 20 µs",
+            trie <= 20e-6,
+        ),
+    ]

@@ -5,9 +5,20 @@ from __future__ import annotations
 import gc
 import statistics
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from time import perf_counter
 
-__all__ = ["interleaved", "per_second", "percentile"]
+__all__ = ["Figure", "interleaved", "per_second", "percentile"]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of a table. name: what. figure: how much, in words. goal: what should be reached. reached: was it."""
+
+    name: str
+    figure: str
+    goal: str = ""
+    reached: bool | None = None
 
 
 def per_second(count: int, work: Callable[[], object]) -> float:

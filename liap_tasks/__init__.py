@@ -15,7 +15,14 @@ from liap_tasks import inspect_commands  # noqa: F401 - registers the remote con
 from liap_tasks.application import LiapApp, create_app
 from liap_tasks.dead_letters import DeadLetterRecord
 from liap_tasks.embedded import EmbeddedWorker
-from liap_tasks.errors import AnswerTimeoutError, ConfigurationError, DeadLetterError, EmbeddedWorkerError, LiapError
+from liap_tasks.errors import (
+    AnswerTimeoutError,
+    ConfigurationError,
+    DeadLetterError,
+    EmbeddedWorkerError,
+    LiapError,
+    RoutingError,
+)
 from liap_tasks.events import EventExchange
 from liap_tasks.metadata import Attempt, MessageMetadata
 from liap_tasks.policies import (
@@ -61,6 +68,7 @@ __all__ = [
     "InvalidArgumentError",
     "LiapError",
     "QueueFullError",
+    "RoutingError",
 ]
 
 app = create_app()

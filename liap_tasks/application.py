@@ -34,6 +34,7 @@ from liap_tasks.events import EventExchange
 from liap_tasks.metadata import HEADER, MessageMetadata, deadline_in
 from liap_tasks.policies.deadline import deadline_from
 from liap_tasks.replies import Replies
+from liap_tasks.routing import Router
 from liap_tasks.settings import Settings, load_settings
 from liap_tasks.worker_steps import SaysWhoSharesTheBroker
 from transports import QueueFullError
@@ -64,20 +65,25 @@ class LiapAMQP(AMQP):
         app: Any = self.app
         queues.new_missing = app.missing_queue
         app.add_event_queues(queues)
-        for name in routed_queues(app.conf.task_routes):
+        for name, queue in routed_queues(app.conf.task_routes).items():
             if name not in queues:
-                queues.select_add(app.missing_queue(name))
+                queues.select_add(queue or app.missing_queue(name))
         return queues
 
 
-def routed_queues(routes: Any) -> list[str]:
-    """Return the queues that a route table names; workers consume them as they do ``task_queues``."""
-    tables = [
-        table for table in (routes if isinstance(routes, list | tuple) else [routes]) if isinstance(table, Mapping)
-    ]
-    targets = [target for table in tables for target in table.values()]
-    names = [target.get("queue") if isinstance(target, Mapping) else target for target in targets]
-    return [name for name in dict.fromkeys(names) if isinstance(name, str)]
+def routed_queues(routes: Any) -> dict[str, Queue | None]:
+    """Return the queues that ``task_routes`` names, and how they are declared if a router says so.
+
+    Workers consume them as they do ``task_queues``.
+    """
+    queues: dict[str, Queue | None] = {}
+    for entry in routes if isinstance(routes, list | tuple) else [routes]:
+        if isinstance(entry, Router):
+            queues.update({name: entry.declared_queue(name) for name in entry.queue_names()})
+        elif isinstance(entry, Mapping):
+            targets = [target.get("queue") if isinstance(target, Mapping) else target for target in entry.values()]
+            queues.update({name: None for name in targets if isinstance(name, str) and name not in queues})
+    return queues
 
 
 class _LateConfiguration(Mapping[str, Any]):

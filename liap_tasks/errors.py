@@ -5,6 +5,7 @@
      +- ConfigurationError(variable, value, allowed)
      +- DeadLetterError        a dead letter could not be put in its place
      +- EmbeddedWorkerError    the worker inside this process did not start or stop
+     +- RoutingError(router, key, nearest)       also a LookupError
 
 ``liap_tasks.DeadLetter`` is not an error but a verdict, see :mod:`liap_tasks.policies.dead_letter`. What the broker
 refuses (``QueueFullError``, ``InvalidArgumentError``, ``BrokerUnavailableError``) comes from ``transports``
@@ -15,7 +16,14 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["AnswerTimeoutError", "ConfigurationError", "DeadLetterError", "EmbeddedWorkerError", "LiapError"]
+__all__ = [
+    "AnswerTimeoutError",
+    "ConfigurationError",
+    "DeadLetterError",
+    "EmbeddedWorkerError",
+    "LiapError",
+    "RoutingError",
+]
 
 
 class LiapError(Exception):
@@ -53,3 +61,19 @@ class DeadLetterError(LiapError):
 
 class EmbeddedWorkerError(LiapError):
     """The embedded worker did not start or stop in time; the text says which and what to look at."""
+
+
+class RoutingError(LiapError, LookupError):
+    """No route matches. Attributes: ``router`` name, ``key``, ``nearest`` (patterns that come close, best first)."""
+
+    def __init__(self, router: str, key: str, nearest: tuple[str, ...] = ()) -> None:
+        super().__init__(router, key, nearest)
+        self.router = router
+        self.key = key
+        self.nearest = nearest
+
+    def __str__(self) -> str:
+        near = f"; nearest: {', '.join(self.nearest)}" if self.nearest else ""
+        return (
+            f"router {self.router!r} has no route for {self.key!r}{near}; register one, or give it an alternate queue"
+        )

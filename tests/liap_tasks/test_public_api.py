@@ -13,7 +13,7 @@ PUBLIC = {
     *("EventExchange",),
     *("Attempt", "DeadLetter", "DeadLetterReason", "DeadLetterRecord", "MessageMetadata"),
     *("AnswerTimeoutError", "BrokerUnavailableError", "ConfigurationError", "DeadLetterError", "EmbeddedWorkerError"),
-    *("InvalidArgumentError", "LiapError", "QueueFullError"),
+    *("InvalidArgumentError", "LiapError", "QueueFullError", "RoutingError"),
 }
 
 
@@ -29,7 +29,7 @@ def test_every_public_class_and_function_tells_what_it_does() -> None:
 
 
 def test_our_errors_have_one_base_and_the_broker_s_another() -> None:
-    for name in ("AnswerTimeoutError", "ConfigurationError", "DeadLetterError", "EmbeddedWorkerError"):
+    for name in ("AnswerTimeoutError", "ConfigurationError", "DeadLetterError", "EmbeddedWorkerError", "RoutingError"):
         assert issubclass(getattr(liap_tasks, name), liap_tasks.LiapError)
     for name in ("BrokerUnavailableError", "InvalidArgumentError", "QueueFullError"):
         assert issubclass(getattr(liap_tasks, name), TransportError)
