@@ -6,6 +6,7 @@
      +- DeadLetterError        a dead letter could not be put in its place
      +- EmbeddedWorkerError    the worker inside this process did not start or stop
      +- RoutingError(router, key, nearest)       also a LookupError
+     +- ScheduleError          a delayed call cannot be moved on this broker
 
 ``liap_tasks.DeadLetter`` is not an error but a verdict, see :mod:`liap_tasks.policies.dead_letter`. What the broker
 refuses (``QueueFullError``, ``InvalidArgumentError``, ``BrokerUnavailableError``) comes from ``transports``
@@ -23,6 +24,7 @@ __all__ = [
     "EmbeddedWorkerError",
     "LiapError",
     "RoutingError",
+    "ScheduleError",
 ]
 
 
@@ -61,6 +63,10 @@ class DeadLetterError(LiapError):
 
 class EmbeddedWorkerError(LiapError):
     """The embedded worker did not start or stop in time; the text says which and what to look at."""
+
+
+class ScheduleError(LiapError):
+    """A delayed call cannot be moved here; the text says why and what to do instead."""
 
 
 class RoutingError(LiapError, LookupError):

@@ -1,0 +1,1 @@
+"""Commands that this package adds to ``celery``, one a module (entry points ``celery.commands`` in pyproject.toml)."""

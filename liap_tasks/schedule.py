@@ -1,0 +1,127 @@
+"""Delayed calls: which there are, and how to cancel or move them by task id.
+
+Where the broker holds delayed messages itself (``liap-memory://``, ``liap-priority://``) it is asked, and answers for
+all: a call is either still waiting there, and then cancelled or moved, or it has gone out. Elsewhere workers hold what
+they have received: they are asked, each for its own, a cancelled call is revoked, and a call cannot be moved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from kombu.exceptions import ChannelError
+from pydantic import BaseModel, ConfigDict
+
+from liap_tasks.errors import ScheduleError
+from liap_tasks.metadata import MessageMetadata
+
+if TYPE_CHECKING:
+    from liap_tasks.application import LiapApp
+
+__all__ = ["ScheduledCall", "cancel", "reschedule", "scheduled"]
+
+ASK_SECONDS = 1.0
+
+
+class ScheduledCall(BaseModel):
+    """A call that waits for its time. due: when it goes out. queue: where to. worker: who holds it, if one does."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    task: str
+    due: datetime
+    queue: str | None = None
+    worker: str | None = None
+    correlation_id: str | None = None
+    args: str = ""
+    kwargs: str = ""
+
+
+def scheduled(app: LiapApp, *, queue: str | None = None, task: str | None = None) -> list[ScheduledCall]:
+    """Return the delayed calls, soonest first; only those of a queue or of a task if it is given."""
+    calls = _held_by_broker(app) if app.broker_holds_delays else _held_by_workers(app)
+    return sorted(
+        (call for call in calls if queue in (None, call.queue) and task in (None, call.task)),
+        key=lambda call: (call.due, call.id),
+    )
+
+
+def cancel(app: LiapApp, task_id: str) -> bool:
+    """Cancel a delayed call for good; False when none of this id is waiting any more.
+
+    Held by the broker: exactly one of two happens, it is cancelled or it is delivered. Held by a worker: it is revoked.
+    """
+    if app.broker_holds_delays:
+        with _queues_with_delays(app) as (channel, names):
+            found = [channel.cancel_delayed(name, task_id) for name in names]
+            return any(found)
+    held = any(call.id == task_id for call in _held_by_workers(app))
+    if held:
+        app.control.revoke(task_id)
+    return held
+
+
+def reschedule(app: LiapApp, task_id: str, *, countdown: float | None = None, eta: datetime | None = None) -> bool:
+    """Let a delayed call go out ``countdown`` seconds from now, or at ``eta``; False when it is not waiting any more.
+
+    Raises ValueError unless exactly one of the two is given, ScheduleError where the broker does not hold delays.
+    """
+    if (countdown is None) == (eta is None):
+        raise ValueError("give either countdown or eta")
+    if not app.broker_holds_delays:
+        raise ScheduleError(
+            f"call {task_id} cannot be moved: this broker holds no delayed calls; cancel it and call again"
+        )
+    if eta is not None:
+        countdown = ((eta if eta.tzinfo else eta.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds()
+    with _queues_with_delays(app) as (channel, names):
+        found = [channel.reschedule(name, task_id, max(0.0, countdown or 0.0)) for name in names]
+        return any(found)
+
+
+@contextmanager
+def _queues_with_delays(app: LiapApp) -> Iterator[tuple[Any, list[str]]]:
+    with app.connection_for_read() as connection, connection.channel() as channel:
+        reader: Any = channel
+        yield reader, [name for name, numbers in reader.queue_stats().items() if numbers["delayed"]]
+
+
+def _held_by_broker(app: LiapApp) -> Iterator[ScheduledCall]:
+    now = datetime.now(UTC)
+    with _queues_with_delays(app) as (channel, names):
+        for name in names:
+            try:
+                waiting = channel.delayed(name)
+            except ChannelError:  # the queue was deleted meanwhile
+                continue
+            for left, message in waiting:
+                headers = message.headers or {}
+                yield ScheduledCall(
+                    id=str(headers.get("id") or message.properties.get("message_id") or ""),
+                    task=str(headers.get("task") or ""),
+                    due=now + timedelta(seconds=left),
+                    queue=name,
+                    correlation_id=MessageMetadata.from_headers(headers).correlation_id,
+                    args=str(headers.get("argsrepr") or ""),
+                    kwargs=str(headers.get("kwargsrepr") or ""),
+                )
+
+
+def _held_by_workers(app: LiapApp) -> Iterator[ScheduledCall]:
+    answers: Any = app.control.inspect(timeout=ASK_SECONDS).scheduled() or {}
+    for worker, calls in answers.items():
+        for call in calls:
+            request = call["request"]
+            yield ScheduledCall(
+                id=request["id"],
+                task=request["name"],
+                due=datetime.fromisoformat(call["eta"]),
+                queue=request["delivery_info"].get("routing_key"),
+                worker=worker,
+                args=str(request.get("args") or ""),
+                kwargs=str(request.get("kwargs") or ""),
+            )
