@@ -12,9 +12,9 @@ from game_tasks import bot, hasty
 from game_tasks.application import app
 from game_tasks.moves import ANSWERS, DecisionKind, Declaration, Move, Play, RedealAnswer
 from game_tasks.views import PlayerView
-from liap_tasks import MessagePriority, RetryPolicy
+from liap_tasks import LiapTask, MessagePriority, RetryPolicy
 
-__all__ = ["answer_redeal", "ask_bot", "choose_declaration", "choose_play"]
+__all__ = ["answer_redeal", "ask_bot", "choose_declaration", "choose_play", "task_for"]
 
 ANSWER_SECONDS = 10.0
 
@@ -51,9 +51,15 @@ _TASKS = {
 }
 
 
+def task_for(kind: DecisionKind) -> LiapTask:
+    """Return the task that answers questions of a kind."""
+    task: LiapTask = _TASKS[kind]
+    return task
+
+
 def ask_bot(view: PlayerView, kind: DecisionKind, seed: int = 0) -> Move:
     """Have a worker answer the question and wait for it; this is what a table takes as ``decide``.
 
     It is answered within 10 s, by the hasty stand-in if need be. Raises what the task raised.
     """
-    return ANSWERS[kind].model_validate(_TASKS[kind].call_and_wait(view, seed, timeout=ANSWER_SECONDS))
+    return ANSWERS[kind].model_validate(task_for(kind).call_and_wait(view, seed, timeout=ANSWER_SECONDS))

@@ -52,6 +52,13 @@ class AwaitableResult(AsyncResult):  # type: ignore[type-arg]  # generic in the 
 
     _answer: Future[Mapping[str, Any]] | None = None
 
+    @property
+    def answered(self) -> Future[Any]:
+        """A future that is done when the answer is there, for ``concurrent.futures.wait``; only with ``rpc://``."""
+        if self._answer is None:
+            raise RuntimeError(f"call {self.id} has no future: its result backend can only be asked")
+        return self._answer
+
     async def aget(self, timeout: float | None = None) -> Any:
         """Return the task's result when it is there; raise what the task raised.
 
