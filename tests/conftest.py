@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from tests.servers.fixtures import mark_tests_by_server, postgres_url, rabbitmq_url, redis_url
+from tests.servers.fixtures import (
+    mark_tests_by_server,
+    postgres_url,
+    rabbitmq_node,
+    rabbitmq_url,
+    rabbitmq_virtual_host,
+    redis_url,
+)
 
-__all__ = ["postgres_url", "rabbitmq_url", "redis_url"]
+__all__ = ["postgres_url", "rabbitmq_node", "rabbitmq_url", "rabbitmq_virtual_host", "redis_url"]
+
+pytest_plugins = ["liap_tasks.testing.local_nodes"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

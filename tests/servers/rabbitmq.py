@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 from tests.servers.process import ServerFailed, answers, free_ports, private_folder, started
 
-__all__ = ["rabbitmq"]
+__all__ = ["RabbitMQNode", "rabbitmq"]
 
 CONFIGURATION = """\
 listeners.tcp.1 = 127.0.0.1:{port}
@@ -27,21 +30,66 @@ log.console.level = warning
 """
 
 
+ADD_VIRTUAL_HOST = """\
+rabbit_vhost:add(<<"{name}">>, <<"tests">>),
+rabbit_auth_backend_internal:set_permissions(<<"guest">>, <<"{name}">>, <<".*">>, <<".*">>, <<".*">>, <<"tests">>).
+"""
+DELETE_VIRTUAL_HOST = 'rabbit_vhost:delete(<<"{name}">>, <<"tests">>).\n'
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RabbitMQNode:
+    """A node that runs: its amqp:// URL (user guest, virtual host ``/``) and how to speak to its Erlang side."""
+
+    url: str
+    name: str
+    folder: Path
+    mapper_port: int
+
+    @contextmanager
+    def virtual_host(self) -> Iterator[str]:
+        """Make a virtual host, and yield its URL; it goes with all that is in it.
+
+        Why Erlang's ``erl_call``: it takes some milliseconds, ``rabbitmqctl`` takes seconds; the management plugin
+        would make every start slower.
+        """
+        name = f"tests-{uuid4().hex[:12]}"
+        self._evaluate(ADD_VIRTUAL_HOST.format(name=name))
+        try:
+            yield f"{self.url.removesuffix('//')}/{name}"
+        finally:
+            self._evaluate(DELETE_VIRTUAL_HOST.format(name=name))
+
+    def _evaluate(self, erlang: str) -> None:
+        cookie = (self.folder / ".erlang.cookie").read_text()
+        done = subprocess.run(
+            ["erl_call", "-c", cookie, "-sname", self.name, "-e"],
+            check=False,
+            input=erlang,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "HOME": str(self.folder), "ERL_EPMD_PORT": str(self.mapper_port)},
+        )
+        if done.returncode or not done.stdout.startswith("{ok"):
+            raise ServerFailed(f"RabbitMQ did not evaluate {erlang}: {done.stdout}{done.stderr}")
+
+
 @contextmanager
-def rabbitmq(program: Path) -> Iterator[str]:
-    """Run a node inside the ``with`` block and yield its amqp:// URL (user guest, virtual host ``/``)."""
+def rabbitmq(program: Path) -> Iterator[RabbitMQNode]:
+    """Run a node inside the ``with`` block."""
     port, distribution_port, mapper_port = free_ports(3)
     mapper = shutil.which("epmd")
     if mapper is None:
         raise ServerFailed("RabbitMQ is installed but Erlang's epmd is not in PATH")
     folder = private_folder("rabbitmq")
+    name = f"liap-{os.getpid()}-{port}@localhost"
     (folder / "rabbitmq.conf").write_text(CONFIGURATION.format(port=port))
     (folder / "enabled_plugins").write_text("[].\n")
     environment = {
         "HOME": str(folder),  # the cookie lives there
         "ERL_EPMD_PORT": str(mapper_port),
         "ERL_EPMD_ADDRESS": "127.0.0.1",
-        "RABBITMQ_NODENAME": f"liap-{os.getpid()}-{port}@localhost",
+        "RABBITMQ_NODENAME": name,
         "RABBITMQ_CONF_ENV_FILE": str(folder / "no-such-file"),
         "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq"),
         "RABBITMQ_ADVANCED_CONFIG_FILE": str(folder / "advanced"),
@@ -71,4 +119,5 @@ def rabbitmq(program: Path) -> Iterator[str]:
             ready=lambda: answers(port, b"AMQP\x00\x00\x00\x00", b"AMQP\x00\x00\x09\x01"),
             stop_signal="SIGKILL",  # nothing of it is kept, so it need not say goodbye
         ):
-            yield f"amqp://guest:guest@127.0.0.1:{port}//"
+            url = f"amqp://guest:guest@127.0.0.1:{port}//"
+            yield RabbitMQNode(url=url, name=name, folder=folder, mapper_port=mapper_port)
