@@ -14,9 +14,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
+from functools import cached_property, wraps
+from inspect import iscoroutinefunction
 from typing import Any, get_args, get_type_hints
 
 from amqp.exceptions import MessageNacked
@@ -29,6 +31,7 @@ from pydantic import BaseModel
 
 from liap_tasks.cli import end_celery_command
 from liap_tasks.configuration import broker_feature, celery_configuration, check_broker, work_queue
+from liap_tasks.coroutines import MARK
 from liap_tasks.errors import ConfigurationError
 from liap_tasks.events import EventExchange
 from liap_tasks.metadata import HEADER, MessageMetadata, deadline_in
@@ -185,7 +188,36 @@ class LiapApp(Celery):
                     options.get("pydantic_dump_kwargs"),
                 )
             options["fallback"] = staticmethod(fallback)
+        if options["pydantic"] and iscoroutinefunction(fun):
+            fun = self._with_dumped_result(fun, name or fun.__name__, options)
         return super()._task_from_fun(fun, name, base, **options)
+
+    def _with_dumped_result(self, fun: Callable[..., Any], name: str, options: dict[str, Any]) -> Callable[..., Any]:
+        """Return an ``async def`` function whose result Celery's pydantic wrapper has dumped.
+
+        The wrapper sees a coroutine where it expects the result; a second one, around nothing, gets the awaited value.
+        """
+
+        def result(value: Any) -> Any:
+            return value
+
+        with suppress(NameError, AttributeError, TypeError):  # Celery's wrapper lets annotations be, then
+            result.__annotations__ = {key: hint for key, hint in get_type_hints(fun).items() if key == "return"}
+        dump = pydantic_wrapper(
+            self,
+            result,
+            name,
+            options.get("pydantic_strict", False),
+            options.get("pydantic_context"),
+            options.get("pydantic_dump_kwargs"),
+        )
+
+        @wraps(fun)
+        async def dumping(*args: Any, **kwargs: Any) -> Any:
+            return dump(await fun(*args, **kwargs))
+
+        setattr(dumping, MARK, True)  # Celery's wrapper, no coroutine function itself, takes it over
+        return dumping
 
     def missing_queue(self, name: str) -> Queue:
         """Return the queue to use for a name that is not in ``task_queues``."""

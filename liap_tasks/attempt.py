@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections.abc import Awaitable
 from random import Random
 from types import CodeType
 from typing import TYPE_CHECKING, Any
 
-from billiard.process import current_process
 from celery.exceptions import Reject, SoftTimeLimitExceeded, TaskPredicate
 from celery.utils.log import get_logger
 from pydantic import ValidationError
 
 from liap_tasks import dead_letters
+from liap_tasks.coroutines import in_prefork_child, pause, run_coroutine
 from liap_tasks.errors import DeadLetterError
 from liap_tasks.metadata import MAX_ERROR_TEXT, Attempt, deadline_in, shorten
 from liap_tasks.policies import DeadLetter, DeadLetterReason, Retry
@@ -71,6 +72,17 @@ def run_attempt(task: LiapTask, args: tuple[Any, ...], kwargs: dict[str, Any]) -
 
 def _run_in_time(task: LiapTask, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run the function under the task's limit and the message's deadline, whichever comes first."""
+    limit = _limit_to_enforce(task)
+    if limit is None or task.is_coroutine:
+        result = task.run(*args, **kwargs)
+    else:
+        with interrupt_after(limit, SoftTimeLimitExceeded):
+            result = task.run(*args, **kwargs)
+    return run_coroutine(task, result, limit) if isinstance(result, Awaitable) else result
+
+
+def _limit_to_enforce(task: LiapTask) -> float | None:
+    """Return the seconds after which this process must end the attempt, None: it need not."""
     limit = time_limit(task)
     deadline = deadline_in(task.request.headers)
     if deadline is not None:
@@ -80,12 +92,10 @@ def _run_in_time(task: LiapTask, args: tuple[Any, ...], kwargs: dict[str, Any]) 
         if left <= 0:
             raise DeadLetter(DeadLetterReason.EXPIRED, "its deadline passed before it could begin")
         if not limit or left < limit:
-            with interrupt_after(left, SoftTimeLimitExceeded):
-                return task.run(*args, **kwargs)
+            return left
     if not limit or in_prefork_child():  # a prefork child: Celery's own limit works there
-        return task.run(*args, **kwargs)
-    with interrupt_after(limit, SoftTimeLimitExceeded):
-        return task.run(*args, **kwargs)
+        return None
+    return limit
 
 
 def time_limit(task: LiapTask) -> float | None:
@@ -191,14 +201,8 @@ def note_attempt(task: LiapTask, error: BaseException | None) -> None:
 
 def back_to_its_queue(reason: Any) -> Reject:
     """Return what to raise to give a message back, after a pause: it will be delivered again at once."""
-    time.sleep(PAUSE_BEFORE_REQUEUE)
+    pause(PAUSE_BEFORE_REQUEUE)
     return Reject(reason, requeue=True)
-
-
-def in_prefork_child() -> bool:
-    """Tell whether this is a child of Celery's prefork pool, where Celery itself enforces time limits."""
-    process: Any = current_process()
-    return process._parent_pid is not None
 
 
 def _never_began(task: LiapTask, error: Exception) -> bool:

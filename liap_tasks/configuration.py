@@ -21,6 +21,7 @@ from liap_tasks.settings import Settings
 __all__ = [
     "DEAD_LETTER_EXCHANGE",
     "DEAD_LETTER_QUEUE",
+    "NotChosen",
     "WorkQueue",
     "broker_feature",
     "check_broker",
@@ -110,6 +111,16 @@ def work_queue(name: str, settings: Settings) -> WorkQueue:
     )
 
 
+class NotChosen(int):
+    """A concurrency that nobody chose, for the pool that has a default of its own."""
+
+
+def chosen_concurrency(settings: Settings) -> int:
+    """Return how many tasks a worker runs at once; a :class:`NotChosen` if MAX_CONCURRENT_HANDLERS is not given."""
+    number = settings.max_concurrent_handlers
+    return number if "max_concurrent_handlers" in settings.model_fields_set else NotChosen(number)
+
+
 def celery_configuration(settings: Settings) -> dict[str, Any]:
     """Return Celery's configuration for these settings."""
     url = settings.broker_url
@@ -131,7 +142,7 @@ def celery_configuration(settings: Settings) -> dict[str, Any]:
         # Monitors (Flower) want both; on a broker in this process they would double every publish for nobody.
         "task_send_sent_event": not in_process,
         "worker_send_task_events": not in_process,
-        "worker_concurrency": settings.max_concurrent_handlers,
+        "worker_concurrency": chosen_concurrency(settings),
         "worker_consumer": "liap_tasks.consumer:LiapConsumer",
         "worker_prefetch_multiplier": 4,
         # A forked child has no part in a broker that lives in its parent's memory.

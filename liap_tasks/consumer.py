@@ -21,6 +21,15 @@ class LiapConsumer(Consumer):
     """Celery's consumer, knowing events."""
 
     task_consumer: Any
+    pool: Any
+    initial_prefetch_count: int
+    prefetch_multiplier: int
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        chosen = getattr(self.pool, "prefetch_count", None)
+        if chosen is not None and self.initial_prefetch_count:  # 0: the prefetch is not limited
+            self.initial_prefetch_count = chosen(self.prefetch_multiplier)
 
     def create_task_handler(self, *args: Any, **options: Any) -> Callable[[Any], Any]:
         """Return what is called for each message."""

@@ -33,6 +33,7 @@ from celery.worker.control import control_command
 from liap_tasks.application import CONSUMED_QUEUES
 from liap_tasks.consumer import LiapConsumer
 from liap_tasks.errors import EmbeddedWorkerError
+from liap_tasks.pools.asyncio import TaskPool as AsyncioPool
 
 __all__ = ["EmbeddedWorker"]
 
@@ -78,6 +79,24 @@ class _ThreadPool(ThreadPool):
     def _begin(self, *call: Any) -> None:
         if not self.stopping.is_set():
             apply_target(*call)
+
+
+class _AsyncioPool(AsyncioPool):
+    """Our asyncio pool, beginning nothing more when the worker is to stop."""
+
+    task_join_will_block = False
+    stopping: threading.Event
+
+    def may_begin(self) -> bool:
+        """Tell whether tasks may still begin."""
+        return not self.stopping.is_set() and super().may_begin()
+
+
+_POOLS: dict[str, tuple[Any, int]] = {
+    "threads": (_ThreadPool, 4),
+    "solo": (_SoloPool, 1),
+    "asyncio": (_AsyncioPool, 1000),
+}
 
 
 class _Consumer(LiapConsumer):
@@ -158,8 +177,9 @@ def _stop_embedded_worker(state: Any, **_: Any) -> None:
 class EmbeddedWorker:
     """Run a worker for ``app`` in this process, as a context manager or with :meth:`start` and :meth:`stop`.
 
-    concurrency: threads that run tasks, >= 1. queues: names to consume from, default all that the app has.
-    pool: "threads", or "solo" to run tasks one by one in the worker's own thread.
+    pool: "threads", "solo" to run tasks one by one in the worker's own thread, or "asyncio" for ``async def`` tasks.
+    concurrency: tasks at once, >= 1; default 4 threads, or 1,000 coroutines. queues: names to consume from, default all
+    that the app has.
     An instance may be started again after it was stopped. Raises ValueError for a wrong concurrency or pool.
     """
 
@@ -167,18 +187,19 @@ class EmbeddedWorker:
         self,
         app: Celery,
         *,
-        concurrency: int = 4,
+        concurrency: int | None = None,
         queues: Sequence[str] | None = None,
-        pool: Literal["threads", "solo"] = "threads",
+        pool: Literal["threads", "solo", "asyncio"] = "threads",
         name: str | None = None,
         **options: Any,
     ) -> None:
-        if concurrency < 1:
+        if concurrency is not None and concurrency < 1:
             raise ValueError(f"concurrency must be at least 1, not {concurrency}")
-        if pool not in ("threads", "solo"):
-            raise ValueError(f"pool must be 'threads' or 'solo', not {pool!r}")
+        if pool not in _POOLS:
+            raise ValueError(f"pool must be 'threads', 'solo' or 'asyncio', not {pool!r}")
         self.app = app
-        self.concurrency = concurrency
+        self._pool_class, usual = _POOLS[pool]
+        self.concurrency = 1 if pool == "solo" else concurrency or usual
         self.queues = None if queues is None else list(queues)
         self.pool = pool
         self.hostname = name or f"embedded-{uuid4().hex[:12]}@localhost"
@@ -223,9 +244,9 @@ class EmbeddedWorker:
             controller = _Controller(
                 app=self.app,
                 hostname=self.hostname,
-                pool_cls=_ThreadPool if self.pool == "threads" else _SoloPool,
+                pool_cls=self._pool_class,
                 consumer_cls=_Consumer,
-                concurrency=self.concurrency if self.pool == "threads" else 1,
+                concurrency=self.concurrency,
                 use_eventloop=False,  # kombu's event loop is one per process
                 consuming=consuming,
                 stopping=stopping,

@@ -3,6 +3,7 @@
     LiapError
      +- AnswerTimeoutError(task_id, timeout)      also a builtin TimeoutError
      +- ConfigurationError(variable, value, allowed)
+     +- CoroutineCancelledError(name)             its own code cancelled it
      +- DeadLetterError        a dead letter could not be put in its place
      +- EmbeddedWorkerError    the worker inside this process did not start or stop
      +- RoutingError(router, key, nearest)       also a LookupError
@@ -20,6 +21,7 @@ from typing import Any
 __all__ = [
     "AnswerTimeoutError",
     "ConfigurationError",
+    "CoroutineCancelledError",
     "DeadLetterError",
     "EmbeddedWorkerError",
     "LiapError",
@@ -55,6 +57,20 @@ class ConfigurationError(LiapError):
 
     def __str__(self) -> str:
         return f"{self.variable}={self.value!r} is not allowed; allowed: {self.allowed}"
+
+
+class CoroutineCancelledError(LiapError):
+    """An ``async def`` task ended with ``CancelledError`` although nobody outside cancelled it. Attribute: ``name``.
+
+    Why not that error itself: it is no ``Exception``, and Celery would take it for the loss of the worker.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"{self.name} was cancelled from inside: it, or something it awaited, called cancel()"
 
 
 class DeadLetterError(LiapError):

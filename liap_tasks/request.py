@@ -12,6 +12,7 @@ from typing import Any
 
 from celery.app.task import Context
 from celery.worker.request import Request
+from celery.worker.state import task_ready
 
 __all__ = ["LiapRequest"]
 
@@ -23,6 +24,9 @@ _CELERY_KEYS = frozenset({*vars(Context), "lang", "task", "argsrepr", "kwargsrep
 class LiapRequest(Request):
     """A request whose body has been decoded on arrival."""
 
+    _already_revoked: bool
+    _already_cancelled: bool
+
     def __init__(self, message: Any, *, body: Any = None, decoded: bool = False, **options: Any) -> None:
         if not decoded:
             payload = message.payload  # checked against accept_content, cached by the message
@@ -32,3 +36,13 @@ class LiapRequest(Request):
         given: Any = self.request_dict
         if given.get("headers") is None:
             given["headers"] = {key: value for key, value in message.headers.items() if key not in _CELERY_KEYS} or None
+
+    def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
+        """Called when an attempt ended without success.
+
+        A revoke or a cancellation has been announced already, and its message dealt with: nothing is left to do.
+        """
+        if self._already_revoked or self._already_cancelled:
+            task_ready(self)
+            return None
+        return super().on_failure(exc_info, send_failed_event, return_ok)

@@ -25,6 +25,7 @@ from kombu.exceptions import EncodeError
 from liap_tasks import calls
 from liap_tasks.attempt import back_to_its_queue, note_attempt, run_attempt
 from liap_tasks.calls import AwaitableResult
+from liap_tasks.coroutines import is_coroutine_task
 from liap_tasks.metadata import MessageMetadata, deadline_in
 from liap_tasks.policies import (
     DeadLetter,
@@ -64,6 +65,10 @@ class LiapTask(Task[Any, Any]):
     timeout: float | None = None
     priority: MessagePriority | int | None = None
     fallback: Callable[..., Any] | None = None
+    max_concurrent: int | None = None
+
+    is_coroutine = False
+    """Whether the task's function is ``async def``; found out when the task joins its app."""
 
     if TYPE_CHECKING:
         app: LiapApp
@@ -191,6 +196,7 @@ class LiapTask(Task[Any, Any]):
     @classmethod
     def on_bound(cls, app: Any) -> None:
         """Give Celery the same limit, which it enforces in prefork children (called when the task joins its app)."""
+        cls.is_coroutine = is_coroutine_task(cls)
         if cls.soft_time_limit is None:
             limit: Any = app.settings.handler_timeout_seconds if cls.timeout is None else cls.timeout or None
             cls.soft_time_limit = limit  # the stubs say int; seconds may be fractions

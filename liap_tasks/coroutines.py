@@ -1,0 +1,259 @@
+"""Where the coroutine of an ``async def`` task runs, on every pool.
+
+- In the asyncio pool: on the pool's loop, with all the others (:func:`liap_tasks.loop_thread.await_in_greenlet`).
+- On the threads, solo and prefork pools: on a loop of the thread or process that runs the attempt. It is kept for the
+  next attempt, so that connections which belong to a loop can be kept too, and it turns only while an attempt runs.
+- Where no loop can run: called eagerly from a running loop, or in a greenlet of gevent, which shares its thread with
+  others. There it is one native thread with a loop for the whole process, and the caller waits (gevent: lets the others
+  go on). The task and its request are put on Celery's stacks there.
+
+Why not ``asyncio.run`` each time: it makes and closes a loop (about 100 microseconds, and sockets) for every attempt.
+
+Left out: tasks that the coroutine leaves running. In the asyncio pool they go on; on a thread's own loop they go on
+when the next attempt turns it. Await what you start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Coroutine, Iterator
+from contextlib import contextmanager
+from inspect import iscoroutinefunction
+from typing import TYPE_CHECKING, Any
+
+from billiard.process import current_process
+from celery._state import _task_stack  # type: ignore[attr-defined]  # not in the stubs
+from celery.exceptions import SoftTimeLimitExceeded
+
+from liap_tasks.coroutine_limit import LimitedCoroutine
+from liap_tasks.loop_thread import Driver, LoopThread, await_in_greenlet, current_driver
+
+if TYPE_CHECKING:
+    from liap_tasks.task import LiapTask
+
+__all__ = ["MARK", "in_prefork_child", "is_coroutine_task", "pause", "run_coroutine"]
+
+MARK = "liap_coroutine"
+"""Attribute of a plain function that returns the coroutine of an ``async def`` function (Celery's pydantic wrapper)."""
+
+
+def is_coroutine_task(task: Any) -> bool:
+    """Tell whether a task's function is ``async def``."""
+    return iscoroutinefunction(task.run) or getattr(task.run, MARK, False)
+
+
+def run_coroutine(task: LiapTask, awaitable: Awaitable[Any], limit: float | None) -> Any:
+    """Return what the coroutine of a task's running attempt returns, or raise what it raises.
+
+    limit: seconds it may take, then ``SoftTimeLimitExceeded`` is raised in it; None: no limit, except Celery's own in a
+    prefork child.
+    """
+    coroutine = awaitable if isinstance(awaitable, Coroutine) else _wait_for(awaitable)
+    limited = LimitedCoroutine(coroutine, limit, f"task {task.name}[{task.request.id}]")
+    driver = current_driver()
+    if driver is not None:
+        return await_in_greenlet(driver, limited)
+    if _gevent_shares_threads() or asyncio._get_running_loop() is not None:
+        return _helper().run(task, limited)
+    return _own_loop().run(limited)
+
+
+async def _wait_for(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
+
+
+def pause(seconds: float) -> None:
+    """Sleep; in the asyncio pool only this attempt does."""
+    driver = current_driver()
+    if driver is None:
+        time.sleep(seconds)
+    else:
+        await_in_greenlet(driver, LimitedCoroutine(asyncio.sleep(seconds), None, driver.name))
+
+
+def in_prefork_child() -> bool:
+    """Tell whether this is a child of Celery's prefork pool, where Celery itself enforces time limits."""
+    process: Any = current_process()
+    return process._parent_pid is not None
+
+
+# -- a loop of this thread -------------------------------------------------------------------------------------
+
+
+class _OwnLoop:
+    """The loop of one thread, closed when the thread ends."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+
+    def run(self, coroutine: LimitedCoroutine) -> Any:
+        """Run a coroutine to its end, here."""
+        loop = self.loop
+        task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=loop, name=coroutine.name)
+        task.add_done_callback(_stop_loop)
+        coroutine.arm(task, loop, loop.stop)
+        try:
+            with _celerys_limit(coroutine, task):
+                loop.run_forever()
+            if coroutine.abandoned:
+                task.cancel()
+                coroutine.close()
+                raise coroutine.out_of_time()
+            return task.result()
+        except BaseException as error:
+            if not task.done():  # the loop itself was interrupted; nobody will step this task again
+                task.remove_done_callback(_stop_loop)
+                task.cancel()
+            verdict = coroutine.verdict(error)
+            if verdict is error:
+                raise
+            raise verdict from error
+        finally:
+            coroutine.disarm()
+
+    def __del__(self) -> None:
+        if not self.loop.is_closed() and not self.loop.is_running():
+            self.loop.close()
+
+
+def _stop_loop(task: asyncio.Task[Any]) -> None:
+    task.get_loop().stop()
+
+
+@contextmanager
+def _celerys_limit(coroutine: LimitedCoroutine, task: asyncio.Task[Any]) -> Iterator[None]:
+    """Let Celery's time limit of a prefork child, a signal, end the coroutine and not the loop."""
+    if not in_prefork_child() or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def expire(*_: Any) -> None:
+        if asyncio.current_task(coroutine.loop) is task:  # it is running right now: raise it there
+            raise SoftTimeLimitExceeded
+        coroutine.loop.call_soon_threadsafe(coroutine.expire)
+
+    before = signal.signal(signal.SIGUSR1, expire)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+_threads = threading.local()
+
+
+def _own_loop() -> _OwnLoop:
+    own: _OwnLoop | None = getattr(_threads, "loop", None)
+    if own is None:
+        own = _threads.loop = _OwnLoop()
+    return own
+
+
+# -- the one loop for callers that cannot run one ---------------------------------------------------------------
+
+
+class _Helper:
+    """A native thread whose loop runs coroutines for callers that wait elsewhere."""
+
+    def __init__(self) -> None:
+        self._thread = LoopThread("liap-coroutines")
+        if _gevent_shares_threads():
+            import gevent.threadpool
+
+            gevent.threadpool.ThreadPool(1).spawn(self._thread.run)
+        else:
+            self._thread.start()
+
+    def run(self, task: LiapTask, coroutine: LimitedCoroutine) -> Any:
+        """Run a coroutine of a task's attempt and wait for it."""
+        request = task.request_stack.top
+        outcome: list[Any] = []
+        context = contextvars.copy_context()
+        ended = _new_signal()
+
+        def attempt() -> None:
+            driver = current_driver()
+            assert driver is not None
+            task.app.set_current()
+            _task_stack.push(task)
+            task.request_stack.push(request)
+            try:
+                outcome[:] = (await_in_greenlet(driver, coroutine), None)
+            except BaseException as error:  # noqa: BLE001 - raised by the waiting caller
+                outcome[:] = (None, error)
+            finally:
+                task.request_stack.pop()
+                _task_stack.pop()
+                ended.set()
+
+        drivers: list[Driver] = []
+        self._thread.call(lambda: drivers.append(Driver(self._thread.loop, attempt, coroutine.name, context)))
+        try:
+            ended.wait()
+        except BaseException:  # the caller is interrupted or killed
+            self._thread.call(lambda: drivers[0].terminate())
+            raise
+        value, error = outcome
+        if error is not None:
+            raise error
+        return value
+
+
+class _GeventSignal:
+    """Set in a native thread, waited for in a greenlet without holding up the others."""
+
+    def __init__(self) -> None:
+        import gevent.event
+
+        self._watcher = gevent.get_hub().loop.async_()
+        self._event = gevent.event.Event()
+        self._watcher.start(self._event.set)
+
+    def set(self) -> None:
+        self._watcher.send()
+
+    def wait(self) -> None:
+        try:
+            self._event.wait()
+        finally:
+            self._watcher.stop()
+            self._watcher.close()
+
+
+def _new_signal() -> Any:
+    return _GeventSignal() if _gevent_shares_threads() else threading.Event()
+
+
+def _gevent_shares_threads() -> bool:
+    """Tell whether gevent has made greenlets of this process's threads."""
+    monkey: Any = sys.modules.get("gevent.monkey")
+    return monkey is not None and bool(monkey.is_module_patched("threading"))
+
+
+_helper_lock = threading.Lock()
+_the_helper: _Helper | None = None
+
+
+def _helper() -> _Helper:
+    global _the_helper  # one for the process
+    with _helper_lock:
+        if _the_helper is None:
+            _the_helper = _Helper()
+        return _the_helper
+
+
+def _start_anew() -> None:
+    global _helper_lock, _the_helper, _threads  # a forked child has none of its parent's threads
+    _helper_lock = threading.Lock()
+    _the_helper = None
+    _threads = threading.local()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_anew)
