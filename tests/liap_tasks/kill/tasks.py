@@ -1,0 +1,67 @@
+"""The tasks of the workers that are killed. Each notes its runs in a file, which the death of a process cannot undo."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+from celery import shared_task
+
+from liap_tasks import RetryPolicy
+
+ONCE = RetryPolicy(max_retries=0)
+TWICE = RetryPolicy(max_retries=1, initial_delay=0.05, jitter=False)
+
+
+def note(folder: str, key: str, event: str) -> None:
+    """Add a line to the file of the message, in one write, and then to the worker's log, which tests can wait for."""
+    with (Path(folder) / key).open("ab", buffering=0) as file:
+        file.write(f"{event}\n".encode())
+    print(f"{key}: {event}.", flush=True)
+
+
+def begun(request: Any) -> str:
+    return "begun redelivered" if (request.delivery_info or {}).get("redelivered") else "begun"
+
+
+@shared_task(bind=True, name="kill.works", retry_policy=ONCE)
+def works(self: Any, folder: str, key: str, seconds: float = 0.0) -> str:
+    """Take a while and be done."""
+    note(folder, key, begun(self.request))
+    time.sleep(seconds)
+    note(folder, key, "done")
+    return key
+
+
+@shared_task(bind=True, name="kill.waits_for_a_file", ignore_result=False, retry_policy=ONCE)
+def waits_for_a_file(self: Any, folder: str, key: str) -> int:
+    """Be done once there is a file ``go``; return the process that was."""
+    note(folder, key, begun(self.request))
+    while not (Path(folder) / "go").exists():
+        time.sleep(0.01)
+    note(folder, key, "done")
+    return os.getpid()
+
+
+@shared_task(bind=True, name="kill.kills_its_process")
+def kills_its_process(self: Any, folder: str, key: str) -> NoReturn:
+    """End as a process does that the kernel kills for its memory."""
+    note(folder, key, begun(self.request))
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("unreachable")
+
+
+@shared_task(bind=True, name="kill.fails", retry_policy=TWICE)
+def fails(self: Any, folder: str, key: str) -> NoReturn:
+    note(folder, key, begun(self.request))
+    raise LookupError(key)
+
+
+@shared_task(bind=True, name="kill.overruns", retry_policy=ONCE, timeout=0.3)
+def overruns(self: Any, folder: str, key: str) -> None:
+    note(folder, key, begun(self.request))
+    while True:
+        time.sleep(0.01)
