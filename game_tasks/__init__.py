@@ -5,7 +5,7 @@
 
 from game_tasks.application import app, game_events
 from game_tasks.events import GameEvent, GameEventType
-from game_tasks.publishing import publish, subscribe
+from game_tasks.publishing import apublish, publish, subscribe
 from game_tasks.table import GameResult, play_game
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "app",
     "game_events",
     "play_game",
+    "apublish",
     "publish",
     "subscribe",
 ]

@@ -19,7 +19,7 @@ from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, wraps
 from inspect import iscoroutinefunction
-from typing import Any, get_args, get_type_hints
+from typing import Any, Protocol, get_args, get_type_hints
 
 from amqp.exceptions import MessageNacked
 from celery import Celery, current_task
@@ -109,6 +109,13 @@ class _LateConfiguration(Mapping[str, Any]):
         return len(self._values)
 
 
+class Refreshable(Protocol):
+    """A worker of this process that takes up subscribers added while it runs."""
+
+    def refresh(self) -> None:
+        """Consume the queues of all subscribers known by now."""
+
+
 class LiapApp(Celery):
     """A Celery app configured by :class:`Settings`."""
 
@@ -119,8 +126,8 @@ class LiapApp(Celery):
         self._settings = settings
         self._replies: Replies | None = None
         self._publishing_threads: ThreadPoolExecutor | None = None
-        self.event_exchanges: list[EventExchange] = []
-        self.event_subscribers: dict[str, str] = {}  # queue: task
+        self.event_exchanges: dict[str, EventExchange] = {}
+        self.embedded_workers: list[Refreshable] = []
         super().__init__(main, **options)
         self.config_from_object(_LateConfiguration(self))
         self.steps["worker"].add(SaysWhoSharesTheBroker)
@@ -224,16 +231,22 @@ class LiapApp(Celery):
         return work_queue(name, self.settings)
 
     def refresh_event_queues(self) -> None:
-        """Let workers of this app consume the queues of all event subscribers, if its queue table exists already."""
+        """Let workers of this app consume the queues of all event subscribers, those that run in this process too."""
         if "queues" in self.amqp.__dict__:
             self.add_event_queues(self.amqp.queues)
+            for worker in list(self.embedded_workers):
+                worker.refresh()
 
     def add_event_queues(self, queues: Any) -> None:
         """Add the queues of all event subscribers to a queue table; they are consumed unless -Q says otherwise."""
         add = queues.select_add if queues._consume_from is None else queues.add
-        for exchange in self.event_exchanges:
+        for exchange in self.event_exchanges.values():
             for queue in exchange.queues().values():
                 add(queue)
+
+    def event_queue_names(self) -> set[str]:
+        """Return the names of the queues of all event subscribers."""
+        return {name for exchange in self.event_exchanges.values() for name in exchange.queues()}
 
     @property
     def _known_tasks(self) -> Mapping[str, Any]:

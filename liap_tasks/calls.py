@@ -17,7 +17,8 @@ import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
 from celery import states
@@ -33,6 +34,7 @@ from liap_tasks.policies.deadline import reserved_for_fallback
 from transports import BrokerUnavailableError, QueueFullError
 
 if TYPE_CHECKING:
+    from liap_tasks.application import LiapApp
     from liap_tasks.task import LiapTask
 
 __all__ = ["PUBLISH_SECONDS", "AwaitableResult", "answer", "answer_now", "publish"]
@@ -43,6 +45,7 @@ PUBLISH_SECONDS = 5.0
 FIRST_LOOK = 0.01
 LAST_LOOK = 0.5
 
+T = TypeVar("T")
 Args = tuple[Any, ...]
 Kwargs = Mapping[str, Any]
 
@@ -124,6 +127,21 @@ async def publish(
         raise
 
 
+async def run_in_publishing_thread(app: LiapApp, work: Callable[[], T], timeout: float, what: str) -> T:
+    """Run a publish in one of the publishing threads without blocking the loop, and return its result.
+
+    timeout: seconds it may take. what: what is published, for the error. Raises BrokerUnavailableError when the broker
+    cannot be reached or has not taken it by then.
+    """
+    future = app.publishing_threads.submit(_reached, app, work)
+    try:
+        async with asyncio.timeout(timeout):
+            return await asyncio.wrap_future(future)
+    except TimeoutError:
+        future.cancel()
+        raise _too_slow(app, what, timeout) from None
+
+
 def publish_now(task: LiapTask, args: Args, kwargs: Kwargs, *, timeout: float, **options: Any) -> AwaitableResult:
     """Do what :func:`publish` does, blocking this thread."""
     if task.app.conf.task_always_eager:
@@ -149,15 +167,9 @@ class _Sending:
         wanted = not (task.ignore_result if ignored is None else ignored)
         threads = app.publishing_threads
         self._answer = app.replies.expect(self._id) if wanted and isinstance(app.backend, RPCBackend) else None
-        self.future = threads.submit(self._apply, args, dict(kwargs), options)
-
-    def _apply(self, args: Args, kwargs: dict[str, Any], options: dict[str, Any]) -> Any:
-        try:
-            return self._task.apply_async(args, kwargs, task_id=self._id, **options)
-        except OperationalError as error:
-            raise BrokerUnavailableError(
-                f"the broker {self._broker()} cannot be reached: {error}; start it, or check MESSAGE_QUEUE_URL"
-            ) from error
+        self.future = threads.submit(
+            _reached, app, partial(task.apply_async, args, dict(kwargs), task_id=self._id, **options)
+        )
 
     def result(self, published: Any) -> AwaitableResult:
         """Return the handle of what has been published."""
@@ -176,13 +188,27 @@ class _Sending:
     def too_slow(self, timeout: float) -> BrokerUnavailableError:
         """Give up, and return what to raise."""
         self.give_up()
-        return BrokerUnavailableError(
-            f"the broker {self._broker()} has not taken task {self._task.name}[{self._id}] within {timeout:g} s: is it "
-            "running? The message may still arrive"
-        )
+        return _too_slow(self._app, f"task {self._task.name}[{self._id}]", timeout)
 
-    def _broker(self) -> str:
-        return str(self._app.connection_for_write().as_uri())
+
+def _reached(app: LiapApp, work: Callable[[], T]) -> T:
+    try:
+        return work()
+    except OperationalError as error:
+        raise BrokerUnavailableError(
+            f"the broker {_broker(app)} cannot be reached: {error}; start it, or check MESSAGE_QUEUE_URL"
+        ) from error
+
+
+def _too_slow(app: LiapApp, what: str, timeout: float) -> BrokerUnavailableError:
+    return BrokerUnavailableError(
+        f"the broker {_broker(app)} has not taken {what} within {timeout:g} s: is it running? "
+        "The message may still arrive"
+    )
+
+
+def _broker(app: LiapApp) -> str:
+    return str(app.connection_for_write().as_uri())
 
 
 def _done(task: LiapTask, ended: Any) -> AwaitableResult:

@@ -1,8 +1,7 @@
-"""The worker's consumer: gives an arriving event the name of the subscriber whose queue it came from.
+"""The worker's consumer, set as ``worker_consumer``: what arrives is looked at before Celery does.
 
-Set as ``worker_consumer``. Only the message's own headers and delivery info are changed, before Celery looks at them:
-task name, an id that belongs to this event and this subscriber, and the queue as the place it came from, so that a
-retry goes back to this subscriber and not to all.
+An event is addressed to its subscribers (:mod:`liap_tasks.event_copies`). While a worker runs in this process it
+takes up the queues and tasks of subscribers that are added later (:meth:`LiapConsumer.refresh`).
 """
 
 from __future__ import annotations
@@ -11,16 +10,20 @@ from collections.abc import Callable
 from typing import Any
 
 from celery.worker.consumer import Consumer
+from celery.worker.control import control_command
 
-from liap_tasks.events import EVENT_TASK, delivery_id
+from liap_tasks.event_copies import deliver_event, is_event
 
 __all__ = ["LiapConsumer"]
+
+REFRESH_COMMAND = "refresh_subscribers"
 
 
 class LiapConsumer(Consumer):
     """Celery's consumer, knowing events."""
 
     task_consumer: Any
+    strategies: dict[str, Any]
     pool: Any
     initial_prefetch_count: int
     prefetch_multiplier: int
@@ -35,32 +38,37 @@ class LiapConsumer(Consumer):
         """Return what is called for each message."""
         app: Any = self.app
         handle = super().create_task_handler(*args, **options)
-        subscribers: dict[str, str] = app.event_subscribers
         queue_of: dict[str, str] = {}
 
         def on_message(message: Any) -> Any:
-            headers = message.headers
-            if headers and headers.get("task") == EVENT_TASK:
-                tag = message.delivery_info["consumer_tag"]
-                queue = queue_of.get(tag)
-                if queue is None:
-                    # kombu keeps the other direction: {queue name: consumer tag}
-                    queue_of.update({known: name for name, known in self.task_consumer._active_tags.items()})
-                    queue = queue_of.get(tag, "")
-                subscriber = subscribers.get(queue)
-                if subscriber is not None:
-                    address(message, subscriber, queue)
+            if not is_event(message):
+                return handle(message)
+            tag = message.delivery_info["consumer_tag"]
+            queue = queue_of.get(tag)
+            if queue is None:
+                # kombu keeps the other direction: {queue name: consumer tag}
+                queue_of.update({known: name for name, known in self.task_consumer._active_tags.items()})
+                queue = queue_of.get(tag, "")
+            return deliver_event(app, message, queue, handle_known)
+
+        def handle_known(message: Any) -> Any:
+            if message.headers["task"] not in self.strategies:  # a subscriber that was added a moment ago
+                self.refresh()
             return handle(message)
 
         return on_message
 
+    def refresh(self) -> None:
+        """Know the tasks and consume the event queues that the app has by now; called in the worker's thread."""
+        app: Any = self.app
+        self.update_strategies()
+        for name in app.amqp.queues.consume_from:
+            if name in app.event_queue_names() and not self.task_consumer.consuming_from(name):
+                self.add_task_queue(name)
 
-def address(message: Any, subscriber: str, queue: str) -> None:
-    """Make an event's message the task message of one subscriber."""
-    headers = message.headers
-    event_id = headers["id"]
-    headers["task"] = subscriber
-    headers["id"] = message.properties["correlation_id"] = delivery_id(event_id, subscriber)
-    headers["root_id"] = headers.get("root_id") or event_id
-    message.delivery_info["exchange"] = ""
-    message.delivery_info["routing_key"] = queue
+
+@control_command(name=REFRESH_COMMAND)
+def _refresh_subscribers(state: Any, **_: Any) -> None:
+    """Let a worker take up subscribers that were added while it runs."""
+    if isinstance(state.consumer, LiapConsumer):
+        state.consumer.refresh()

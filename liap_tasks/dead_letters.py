@@ -26,10 +26,11 @@ from liap_tasks.policies import DeadLetter, DeadLetterReason
 if TYPE_CHECKING:
     from liap_tasks.application import LiapApp
 
-__all__ = ["HEADER", "DeadLetterRecord", "count", "peek", "publish"]
+__all__ = ["HEADER", "DeadLetterRecord", "count", "peek", "publish", "publish_message"]
 
 HEADER = "x-liap-dead-letter"
 MAX_TRACEBACK = 8_000
+KEPT_PROPERTIES = ("correlation_id", "reply_to", "priority", "message_id", "timestamp", "type", "app_id")
 
 logger = get_logger("liap_tasks.dead_letters")
 
@@ -131,6 +132,52 @@ def publish(
     except Exception as failure:
         raise DeadLetterError(f"task {task}[{request.id}] could not be dead-lettered: {failure!r}") from failure
     logger.error("Task %s[%s] is a dead letter: %s (%r)", task, request.id, verdict, error)
+
+
+def publish_message(
+    app: LiapApp, message: Any, *, queue: str, verdict: DeadLetter, task: str | None = None, error: Any = None
+) -> None:
+    """Publish a message as it was received (a kombu message) to the dead-letter exchange: body, headers, properties.
+
+    For what never became a task's request, or not one that can be read. queue: where it came from.
+    Returns when the broker has it. Raises DeadLetterError when it has not: then the original must not be acknowledged.
+    """
+    headers = {key: value for key, value in (message.headers or {}).items() if key != HEADER}
+    metadata = MessageMetadata.from_headers(headers)
+    info = message.delivery_info or {}
+    record = {
+        "reason": verdict.reason.value,
+        "detail": verdict.detail,
+        "task": task or headers.get("task"),
+        "id": headers.get("id"),
+        "queue": queue,
+        "exchange": info.get("exchange") or "",
+        "routing_key": info.get("routing_key") or "",
+        "exception": None if error is None else type(error).__qualname__,
+        "message": None if error is None else shorten(str(error), MAX_ERROR_TEXT),
+        "attempts": [attempt.model_dump(mode="json") for attempt in metadata.attempts],
+        "at": time.time(),
+    }
+    properties = {name: value for name, value in (message.properties or {}).items() if name in KEPT_PROPERTIES}
+    try:
+        with app.producer_or_acquire() as producer:
+            _publish_routed(
+                producer,
+                message.body,
+                exchange=DEAD_LETTER_EXCHANGE,
+                routing_key=queue,
+                declare=[dead_letter_queue()],
+                headers={**headers, HEADER: record},
+                content_type=message.content_type,
+                content_encoding=message.content_encoding,
+                delivery_mode=2,
+                retry=True,
+                retry_policy=app.conf.task_publish_retry_policy,
+                **properties,
+            )
+    except Exception as failure:
+        raise DeadLetterError(f"a message of queue {queue!r} could not be dead-lettered: {failure!r}") from failure
+    logger.error("A message of queue %s is a dead letter: %s (%r)", queue, verdict, error)
 
 
 def _encodable(body: Any) -> Any:

@@ -31,7 +31,7 @@ from celery.worker import WorkController
 from celery.worker.control import control_command
 
 from liap_tasks.application import CONSUMED_QUEUES
-from liap_tasks.consumer import LiapConsumer
+from liap_tasks.consumer import REFRESH_COMMAND, LiapConsumer
 from liap_tasks.errors import EmbeddedWorkerError
 from liap_tasks.pools.asyncio import TaskPool as AsyncioPool
 
@@ -213,6 +213,11 @@ class EmbeddedWorker:
         """Whether the worker's thread is alive."""
         return self._thread is not None and self._thread.is_alive()
 
+    def refresh(self) -> None:
+        """Take up subscribers that were added since the start (called by the app)."""
+        if self.running:
+            self.app.control.broadcast(REFRESH_COMMAND, destination=[self.hostname])
+
     def start(self, timeout: float = START_SECONDS) -> EmbeddedWorker:
         """Start and return when the worker consumes.
 
@@ -225,6 +230,7 @@ class EmbeddedWorker:
         self.app.amqp.queues  # noqa: B018 - reads the configuration here, where an error can be caught
         self._failure = None
         self._stopping = threading.Event()
+        self._workers_of_app().append(self)
         consuming = threading.Event()
         self._thread = threading.Thread(
             target=self._run, args=(consuming, self._stopping), name=self.hostname, daemon=True
@@ -270,6 +276,8 @@ class EmbeddedWorker:
         Raises EmbeddedWorkerError when that takes longer than ``timeout`` seconds. Stopping twice does nothing.
         """
         thread = self._thread
+        if self in self._workers_of_app():
+            self._workers_of_app().remove(self)
         if thread is not None and thread.is_alive():
             self._stopping.set()
             self._wake()
@@ -279,6 +287,10 @@ class EmbeddedWorker:
                     f"worker {self.hostname} did not stop within {timeout:g} s: a task is still running"
                 )
         self._thread = None
+
+    def _workers_of_app(self) -> list[Any]:
+        """Return where an app of this package keeps its workers of this process; another app keeps no list."""
+        return getattr(self.app, "embedded_workers", [])
 
     def _wake(self) -> None:
         try:

@@ -1,38 +1,70 @@
 """Events: one message published to a topic exchange, one task for each subscriber.
 
-A subscriber is an ordinary task with a queue of its own, bound to the exchange with its pattern; the broker copies the
-event into every queue that matches. So each subscriber gets each event once, with its own retries, timeout and dead
-letters, and a failing one never touches another.
+A subscriber is an ordinary task, with its own retries, timeout and dead letters, so a failing one never touches
+another. Its queue is bound to the exchange with its pattern; the broker copies an event into every queue that
+matches. A queue may be one subscriber's own, or shared: then there is one message for all of them, and the worker
+gives each its copy.
 
 The copies of one message cannot each name another task. They name :data:`EVENT_TASK`, and the worker's consumer
-(:mod:`liap_tasks.consumer`) puts the subscriber's name and an id of its own in as a message arrives from the
+(:mod:`liap_tasks.event_copies`) puts the subscriber's name and an id of its own in as a message arrives from the
 subscriber's queue: from there on it is a task message like any other, in logs, in monitoring and when it is retried.
+
+Headers that an event must carry (``match``, say a room) are matched by the broker too: the pattern leads to a headers
+exchange, and that to the queue. Transports without bindings between exchanges refuse this.
 """
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import NAMESPACE_URL, UUID, uuid4, uuid5
 
 from kombu import Exchange, Queue, binding
 from pydantic import BaseModel
 
+from liap_tasks.calls import PUBLISH_SECONDS, run_in_publishing_thread
 from liap_tasks.policies import MessagePriority
 from transports.engine import TopicTrie
 
 if TYPE_CHECKING:
     from liap_tasks.application import LiapApp
 
-__all__ = ["EVENT_TASK", "EventExchange", "delivery_id"]
+__all__ = ["EVENT_HEADER", "EVENT_TASK", "EventExchange", "Subscription", "delivery_id"]
 
 EVENT_TASK = "liap_tasks.event"
+EVENT_HEADER = "x-event"
+"""Header of an event's message: {exchange, routing_key} of its publish, whatever queue it came to and by what way."""
+
+EventFilter = Callable[[dict[str, Any]], bool]
 
 
 def delivery_id(event_id: str, subscriber: str) -> str:
     """Return the task id under which ``subscriber`` gets an event: the same whenever it is delivered."""
     return str(uuid5(NAMESPACE_URL, f"{event_id}/{subscriber}"))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Subscription:
+    """One rule by which a task gets events.
+
+    task: its name. pattern: of the routing key. match: headers that the event must carry with these values. filter:
+    asked in the worker with the event's body; the task does not start when it says no. queue: where the events wait.
+    """
+
+    task: str
+    pattern: str
+    queue: str
+    match: Mapping[str, str]
+    filter: EventFilter | None = None
+
+    def wants(self, headers: Mapping[str, Any]) -> bool:
+        """Tell whether the event carries the headers asked for."""
+        return all(headers.get(name) == value for name, value in self.match.items())
 
 
 class EventExchange:
@@ -44,42 +76,101 @@ class EventExchange:
     def __init__(self, app: LiapApp, name: str) -> None:
         self.app = app
         self.exchange = Exchange(name, type="topic", durable=True)
-        self._patterns: dict[str, list[str]] = {}
-        self._matching: TopicTrie[str] = TopicTrie()
+        self._subscriptions: list[Subscription] = []
+        self._matching: TopicTrie[Subscription] = TopicTrie()
         self._queues: dict[str, Queue] = {}
         self._declared: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+        self._changes = 0
         self._declaring = threading.Lock()
-        app.event_exchanges.append(self)
+        app.event_exchanges[name] = self
 
-    def subscribe(self, pattern: str, task_name: str) -> None:
+    # -- subscribers -------------------------------------------------------------------------------------------
+
+    def subscribe(
+        self,
+        pattern: str,
+        task_name: str,
+        *,
+        match: Mapping[str, str] | None = None,
+        filter: EventFilter | None = None,
+        queue: str | None = None,
+    ) -> Subscription:
         """Give a task every event whose routing key matches ``pattern``; it gets the event's body as its one argument.
 
-        Events published from now on reach it, whether a worker runs or not. A task may subscribe to several patterns,
-        one by one; an event that several of them match still comes once.
+        match: only events that carry these headers; the broker sees to it. filter: only events whose body it accepts;
+        the worker sees to it. queue: one to share with other subscribers; default is one of the task's own name.
+        Events published from now on reach it, whether a worker runs or not; a worker embedded in this process consumes
+        it at once. A task may subscribe several times; an event that several of its rules match still comes once.
         """
-        self._patterns.setdefault(task_name, []).append(pattern)
-        self._matching.add(pattern, task_name)
-        self._queues.clear()
-        self._declared.clear()
-        self.app.event_subscribers[task_name] = task_name
+        own = next((known.queue for known in self._subscriptions if known.task == task_name), task_name)
+        subscription = Subscription(
+            task=task_name, pattern=pattern, queue=queue or own, match=dict(match or {}), filter=filter
+        )
+        self._subscriptions.append(subscription)
+        self._matching.add(pattern, subscription)
+        self._changed()
+        return subscription
+
+    def unsubscribe(self, task_name: str) -> None:
+        """Give a task no more events: its rules are taken back, and what only they asked for is unbound.
+
+        A queue that serves no other subscriber is no longer consumed by workers that start from now on; it is left as
+        it is, with what waits in it.
+        """
+        gone = [known for known in self._subscriptions if known.task == task_name]
+        kept = [known for known in self._subscriptions if known.task != task_name]
+        still_bound = {(known.queue, known.pattern, tuple(sorted(known.match.items()))) for known in kept}
+        with self.app.connection_for_write() as connection, connection.channel() as channel:
+            for subscription in gone:
+                if (
+                    subscription.queue,
+                    subscription.pattern,
+                    tuple(sorted(subscription.match.items())),
+                ) not in still_bound:
+                    queue = self.app.missing_queue(subscription.queue).bind(channel)
+                    queue.declare()
+                    self._binding(subscription).unbind(queue)
+                self._matching.remove(subscription.pattern, subscription)
+        self._subscriptions = kept
+        self._changed()
+
+    def _changed(self) -> None:
+        self._changes += 1
+        self._queues = {}
         self.app.refresh_event_queues()
 
     def queues(self) -> dict[str, Queue]:
-        """Return the queue of each subscriber by task name.
+        """Return the queues of the subscribers by name.
 
-        Each has its own direct binding, by which retries of this subscriber alone come back, and one to this exchange
-        for each pattern.
+        Each has its own direct binding, by which retries come back to it alone, and one for each rule.
         """
         if not self._queues:
-            for name, patterns in self._patterns.items():
-                queue = self.app.missing_queue(name)
-                queue.bindings = [binding(self.exchange, routing_key=pattern) for pattern in patterns]
-                self._queues[name] = queue
+            queues: dict[str, Queue] = {}
+            for subscription in self._subscriptions:
+                queue = queues.setdefault(subscription.queue, self.app.missing_queue(subscription.queue))
+                queue.bindings = [*queue.bindings, self._binding(subscription)]
+            self._queues = queues
         return self._queues
 
-    def subscribers(self, routing_key: str) -> list[str]:
-        """Return the names of the tasks that get an event with this routing key."""
-        return list(self._matching.match(routing_key))
+    def _binding(self, subscription: Subscription) -> binding:
+        if not subscription.match:
+            return binding(self.exchange, routing_key=subscription.pattern)
+        return MatchingBinding(self.exchange, subscription.pattern, subscription.match)
+
+    def recipients(self, queue: str, routing_key: str, headers: Mapping[str, Any]) -> list[Subscription]:
+        """Return the rules by which tasks get an event from a queue, one for each task."""
+        found: dict[str, Subscription] = {}
+        for subscription in self._matching.match(routing_key):
+            if subscription.queue == queue and subscription.wants(headers):
+                found.setdefault(subscription.task, subscription)
+        return list(found.values())
+
+    def subscribers(self, routing_key: str, headers: Mapping[str, Any] | None = None) -> list[str]:
+        """Return the names of the tasks that get an event with this routing key and these headers."""
+        matching = (known for known in self._matching.match(routing_key) if known.wants(headers or {}))
+        return list(dict.fromkeys(subscription.task for subscription in matching))
+
+    # -- publishing --------------------------------------------------------------------------------------------
 
     def publish(
         self,
@@ -88,20 +179,25 @@ class EventExchange:
         *,
         event_id: str | UUID | None = None,
         priority: MessagePriority | int | None = None,
+        ordering_key: str | None = None,
         headers: dict[str, Any] | None = None,
     ) -> str:
         """Publish an event and return its id; when this returns, the queue of every subscriber has it.
 
+        ordering_key: events of one key reach each queue's subscribers in the order of publish, one after the other, on
+        transports with message groups. headers: also what ``match`` looks at.
         Raises ``QueueFullError`` when a subscriber's queue refuses it (the others have it).
         With ``task_always_eager`` the subscribers run here and now.
         """
         identity = str(event_id or uuid4())
         payload = body.model_dump(mode="json") if isinstance(body, BaseModel) else body
+        sent: dict[str, Any] = dict(headers or {})
         if self.app.conf.task_always_eager:
-            for name in self.subscribers(routing_key):
-                task: Any = self.app.tasks[name]
-                task.apply_async((payload,), task_id=delivery_id(identity, name), headers=headers)
+            self._run_eagerly(identity, routing_key, payload, sent)
             return identity
+        sent[EVENT_HEADER] = {"exchange": self.exchange.name, "routing_key": routing_key}
+        if ordering_key is not None:
+            sent["x-group-id"] = ordering_key
         message = self.app.amqp.create_task_message(identity, EVENT_TASK, args=[payload], argsrepr=f"({routing_key},)")
         metadata = self.app.new_metadata().as_headers()
         with self.app.producer_or_acquire() as producer:
@@ -110,7 +206,7 @@ class EventExchange:
                 message.body,
                 exchange=self.exchange.name,
                 routing_key=routing_key,
-                headers={**message.headers, **metadata, **(headers or {})},
+                headers={**message.headers, **metadata, **sent},
                 serializer=self.app.conf.task_serializer,
                 delivery_mode=2,
                 priority=int(MessagePriority.NORMAL if priority is None else priority),
@@ -120,16 +216,58 @@ class EventExchange:
             )
         return identity
 
+    async def apublish(
+        self, routing_key: str, body: BaseModel | dict[str, Any], *, timeout: float = PUBLISH_SECONDS, **options: Any
+    ) -> str:
+        """Publish an event from a coroutine without blocking its loop; options are those of :meth:`publish`.
+
+        timeout: seconds it may take. Raises BrokerUnavailableError when the broker has not taken it by then.
+        """
+        work = partial(self.publish, routing_key, body, **options)
+        if self.app.conf.task_always_eager:
+            return await asyncio.to_thread(work)
+        return await run_in_publishing_thread(self.app, work, timeout, f"event {routing_key}")
+
+    def _run_eagerly(self, identity: str, routing_key: str, payload: dict[str, Any], headers: dict[str, Any]) -> None:
+        given: set[str] = set()
+        for subscription in self._matching.match(routing_key):
+            name = subscription.task
+            if name in given or not subscription.wants(headers):
+                continue
+            given.add(name)
+            if subscription.filter is None or subscription.filter(payload):
+                task: Any = self.app.tasks[name]
+                task.apply_async((payload,), task_id=delivery_id(identity, name), headers=headers or None)
+
     def _declare_once(self, producer: Any) -> None:
         """Declare the exchange and every subscriber's queue, once for each established connection.
 
         Why the publisher does it: an event published before a subscriber's queue exists would pass it by.
         """
         established = producer.channel.connection
-        if self._declared.get(established) == len(self._patterns):
+        changes = self._changes
+        if self._declared.get(established) == changes:
             return
         with self._declaring:
             self.exchange.bind(producer.channel).declare()
             for queue in list(self.queues().values()):
                 queue.bind(producer.channel).declare()
-            self._declared[established] = len(self._patterns)
+            self._declared[established] = changes
+
+
+class MatchingBinding(binding):
+    """A binding by pattern and headers: topic exchange, by pattern to a headers exchange, by headers to the queue."""
+
+    def __init__(self, source: Exchange, pattern: str, match: Mapping[str, str]) -> None:
+        between = Exchange(f"{source.name}/{pattern}", type="headers", durable=True)
+        super().__init__(between, arguments={"x-match": "all", **match}, unbind_arguments={"x-match": "all", **match})
+        self.source = source
+        self.between = between
+        self.pattern = pattern
+
+    def declare(self, channel: Any, nowait: bool = False) -> None:
+        """Declare both exchanges and the way from the one to the other."""
+        self.source.bind(channel).declare(nowait=nowait)
+        between = self.between.bind(channel)
+        between.declare(nowait=nowait)
+        between.bind_to(self.source, routing_key=self.pattern, nowait=nowait)

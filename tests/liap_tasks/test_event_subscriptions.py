@@ -1,0 +1,220 @@
+"""What a subscription may ask for: headers, filters, a shared queue, to begin while workers run, to end."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from celery.exceptions import Reject
+
+from liap_tasks import DeadLetterReason, EmbeddedWorker, EventExchange, LiapApp, RetryPolicy, dead_letters
+from tests.liap_tasks.conftest import Outcomes
+
+Stats = Callable[..., dict[str, float]]
+
+
+class Listeners:
+    """Tasks that note what they get."""
+
+    def __init__(self, app: LiapApp) -> None:
+        self.app = app
+        self.events = EventExchange(app, "listened")
+        self.got: list[tuple[str, Any]] = []
+
+    def add(
+        self, name: str, pattern: str = "#", fails: int = 0, policy: RetryPolicy | None = None, **rule: Any
+    ) -> None:
+        left = [fails]
+
+        @self.app.task(shared=False, name=name, retry_policy=policy or RetryPolicy(max_retries=0))
+        def listen(body: dict[str, Any]) -> None:
+            self.got.append((name, body.get("n")))
+            if left[0]:
+                left[0] -= 1
+                raise OSError(name)
+
+        self.events.subscribe(pattern, name, **rule)
+
+    def names(self) -> Counter[str]:
+        return Counter(name for name, _ in self.got)
+
+
+@pytest.fixture
+def listeners(app: LiapApp) -> Listeners:
+    return Listeners(app)
+
+
+@pytest.fixture(params=["liap-memory", "amqp"])
+def any_listeners(request: pytest.FixtureRequest, new_app: Callable[..., LiapApp]) -> Listeners:
+    if request.param == "amqp":
+        return Listeners(new_app(message_queue_url=request.getfixturevalue("rabbitmq_url")))
+    return Listeners(new_app())
+
+
+def test_the_broker_delivers_only_events_with_the_headers_asked_for(
+    any_listeners: Listeners, outcomes: Outcomes
+) -> None:
+    listeners = any_listeners
+    listeners.add("tests.room_1", "game.*", match={"room": "r1"})
+    listeners.add("tests.rooms")
+    with EmbeddedWorker(listeners.app, queues=["tests.room_1", "tests.rooms"]):
+        for number, (key, room) in enumerate([("game.a", "r1"), ("game.a", "r2"), ("room.a", "r1"), ("game.b", "r1")]):
+            listeners.events.publish(key, {"n": number}, headers={"room": room})
+        outcomes.states(6)
+    assert sorted(number for name, number in listeners.got if name == "tests.room_1") == [0, 3]
+    assert listeners.names()["tests.rooms"] == 4
+    assert listeners.events.subscribers("game.a", {"room": "r1"}) == ["tests.room_1", "tests.rooms"]
+    assert listeners.events.subscribers("game.a", {"room": "r2"}) == ["tests.rooms"]
+
+
+def test_an_event_not_asked_for_never_enters_the_queue(listeners: Listeners, stats: Stats) -> None:
+    listeners.add("tests.room_1", "game.*", match={"room": "r1"})
+    listeners.events.publish("game.a", {}, headers={"room": "r2"})
+    listeners.events.publish("game.a", {})
+    assert stats(listeners.app, "tests.room_1")["enqueued"] == 0
+
+
+def test_a_shared_queue_holds_one_message_and_each_subscriber_gets_it(
+    listeners: Listeners, outcomes: Outcomes, stats: Stats
+) -> None:
+    for name in ("tests.a", "tests.b", "tests.c"):
+        listeners.add(name, "game.*", queue="tests.shared")
+    listeners.add("tests.d", "room.*", queue="tests.shared")
+    listeners.events.publish("game.a", {"n": 1})
+    assert stats(listeners.app, "tests.shared")["ready"] == 1
+    with EmbeddedWorker(listeners.app):
+        ended = [outcomes.next() for _ in range(3)]
+    assert listeners.names() == {"tests.a": 1, "tests.b": 1, "tests.c": 1}
+    assert len({outcome.id for outcome in ended}) == 3
+    numbers = stats(listeners.app, "tests.shared")
+    assert (numbers["acknowledged"], numbers["ready"], numbers["unacked"]) == (1, 0, 0)
+
+
+def test_a_failing_subscriber_of_a_shared_queue_is_retried_alone(listeners: Listeners, outcomes: Outcomes) -> None:
+    policy = RetryPolicy(max_retries=1, initial_delay=0.001)
+    listeners.add("tests.shaky", queue="tests.shared", fails=1, policy=policy)
+    listeners.add("tests.broken", queue="tests.shared", fails=9)
+    listeners.add("tests.steady", queue="tests.shared")
+    with EmbeddedWorker(listeners.app):
+        listeners.events.publish("game.a", {"n": 1})
+        outcomes.states(4)
+    assert listeners.names() == {"tests.shaky": 2, "tests.broken": 1, "tests.steady": 1}
+    (letter,) = dead_letters.peek(listeners.app)
+    assert (letter.task, letter.queue) == ("tests.broken", "tests.shared")
+
+
+def test_a_shared_message_goes_back_whole_when_one_copy_does(
+    listeners: Listeners, outcomes: Outcomes, stats: Stats
+) -> None:
+    listeners.add("tests.done", queue="tests.shared")
+    running, go_on = threading.Event(), threading.Event()
+
+    @listeners.app.task(shared=False, name="tests.stopped")
+    def stopped(body: dict[str, Any]) -> None:
+        running.set()
+        go_on.wait(10)
+
+    @listeners.app.task(shared=False, name="tests.waits")
+    def waits(body: dict[str, Any]) -> None: ...
+
+    listeners.events.subscribe("#", "tests.stopped", queue="tests.shared")
+    listeners.events.subscribe("#", "tests.waits", queue="tests.shared")
+    worker = EmbeddedWorker(listeners.app, concurrency=1).start()
+    listeners.events.publish("game.a", {"n": 1})
+    assert running.wait(10)
+    stopping = threading.Thread(target=worker.stop)
+    stopping.start()
+    while not worker._stopping.is_set():
+        threading.Event().wait(0.001)
+    go_on.set()
+    stopping.join()
+    assert stats(listeners.app, "tests.shared")["ready"] == 1
+
+
+def test_a_subscriber_of_a_shared_queue_may_reject_its_copy(
+    listeners: Listeners, outcomes: Outcomes, stats: Stats
+) -> None:
+    @listeners.app.task(shared=False, name="tests.rejects")
+    def rejects(body: dict[str, Any]) -> None:
+        raise Reject("no", requeue=False)
+
+    listeners.events.subscribe("#", "tests.rejects", queue="tests.shared")
+    listeners.add("tests.steady", queue="tests.shared")
+    with EmbeddedWorker(listeners.app):
+        listeners.events.publish("game.a", {"n": 1})
+        outcomes.states(2)
+    (letter,) = dead_letters.peek(listeners.app)
+    assert (letter.reason, letter.task) == (DeadLetterReason.REJECTED, "tests.rejects")
+    assert letter.args == ({"n": 1},)
+    assert stats(listeners.app, "tests.shared")["acknowledged"] == 1
+
+
+def test_a_filter_is_asked_in_the_worker(listeners: Listeners, outcomes: Outcomes, stats: Stats) -> None:
+    listeners.add("tests.even", filter=lambda body: body["n"] % 2 == 0)
+    listeners.add("tests.all")
+    with EmbeddedWorker(listeners.app):
+        for number in range(4):
+            listeners.events.publish("game.a", {"n": number})
+        outcomes.states(6)
+    assert sorted(number for name, number in listeners.got if name == "tests.even") == [0, 2]
+    assert stats(listeners.app, "tests.even")["acknowledged"] == 4
+
+
+def test_a_filter_that_fails_lets_the_event_pass(listeners: Listeners, outcomes: Outcomes) -> None:
+    listeners.add("tests.careful", filter=lambda body: body["no such field"])
+    with EmbeddedWorker(listeners.app):
+        listeners.events.publish("game.a", {"n": 1})
+        assert outcomes.next().state == "SUCCESS"
+
+
+def test_a_subscriber_added_while_a_worker_runs_is_served_by_it(listeners: Listeners, outcomes: Outcomes) -> None:
+    listeners.add("tests.early")
+    with EmbeddedWorker(listeners.app):
+        listeners.events.publish("game.a", {"n": 1})
+        assert outcomes.next().task == "tests.early"
+        listeners.add("tests.late")
+        listeners.add("tests.joins", queue="tests.early")
+        listeners.events.publish("game.a", {"n": 2})
+        outcomes.states(3)
+    assert listeners.names() == {"tests.early": 2, "tests.late": 1, "tests.joins": 1}
+
+
+def test_an_unsubscribed_task_gets_no_more_events(any_listeners: Listeners, outcomes: Outcomes) -> None:
+    listeners = any_listeners
+    listeners.add("tests.leaves", "game.*", match={"room": "r1"})
+    listeners.add("tests.stays", "game.*")
+    with EmbeddedWorker(listeners.app, queues=["tests.leaves", "tests.stays"]):
+        listeners.events.publish("game.a", {"n": 1}, headers={"room": "r1"})
+        outcomes.states(2)
+        listeners.events.unsubscribe("tests.leaves")
+        listeners.events.publish("game.a", {"n": 2}, headers={"room": "r1"})
+        assert outcomes.next().task == "tests.stays"
+        with listeners.app.connection_for_read() as connection, connection.channel() as channel:
+            assert channel.queue_declare("tests.leaves", passive=True).message_count == 0
+    assert listeners.names() == {"tests.leaves": 1, "tests.stays": 2}
+
+
+def test_a_coroutine_publishes_without_blocking(listeners: Listeners, outcomes: Outcomes) -> None:
+    listeners.add("tests.all")
+
+    async def backend() -> None:
+        await asyncio.gather(*(listeners.events.apublish("game.a", {"n": number}) for number in range(20)))
+
+    with EmbeddedWorker(listeners.app):
+        asyncio.run(backend())
+        outcomes.states(20)
+    assert listeners.names() == {"tests.all": 20}
+
+
+def test_eager_mode_honours_headers_and_filters(listeners: Listeners) -> None:
+    listeners.app.conf.task_always_eager = True
+    listeners.add("tests.room_1", match={"room": "r1"})
+    listeners.add("tests.even", filter=lambda body: body["n"] % 2 == 0)
+    listeners.events.publish("game.a", {"n": 1}, headers={"room": "r1"})
+    listeners.events.publish("game.a", {"n": 2}, headers={"room": "r2"})
+    asyncio.run(listeners.events.apublish("game.a", {"n": 3}))
+    assert listeners.got == [("tests.room_1", 1), ("tests.even", 2)]
