@@ -3,7 +3,8 @@
 The type is the topic that patterns match (``game.*``); the room is a separate filter. An event carries only what every
 player may know: never a hand. ``data`` holds JSON values only, so that an event read back equals the one written.
 
-``schema_version`` is the version of the envelope. A change of the envelope raises it.
+``schema_version`` is the version of the envelope; events of older versions are brought up to date when they are read,
+see :mod:`game_tasks.versions`.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from types import MappingProxyType
+from typing import Any
 from uuid import UUID, uuid4
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, field_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
+from game_tasks.versions import SCHEMA_VERSION, UnknownVersionError, upcast
 from liap_tasks.policies.priority import MessagePriority
 
-__all__ = ["EVENT_PRIORITIES", "SCHEMA_VERSION", "GameEvent", "GameEventType"]
-
-SCHEMA_VERSION = 1
+__all__ = ["EVENT_PRIORITIES", "GameEvent", "GameEventType", "SCHEMA_VERSION", "UnknownVersionError"]
 
 
 class GameEventType(StrEnum):
@@ -79,6 +80,11 @@ class GameEvent(BaseModel):
     event_id: UUID = Field(default_factory=uuid4)
     timestamp: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
     schema_version: int = Field(default=SCHEMA_VERSION, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bring_up_to_date(cls, data: Any) -> Any:
+        return upcast(data) if isinstance(data, Mapping) and "schema_version" in data else data
 
     @field_validator("data")
     @classmethod

@@ -38,6 +38,8 @@ class DeadLetterReason(StrEnum):
     """No task of this name is registered."""
     UNDECODABLE = "undecodable"
     """The body or its content type could not be read."""
+    UNKNOWN_VERSION = "unknown_version"
+    """It was written by a later version of the program than read it."""
     WORKER_LOST = "worker_lost"
     """The process that ran it died."""
     MANUAL = "manual"
