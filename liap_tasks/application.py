@@ -32,6 +32,8 @@ from pydantic import BaseModel
 from liap_tasks.cli import end_celery_command
 from liap_tasks.configuration import broker_feature, celery_configuration, check_broker, work_queue
 from liap_tasks.coroutines import MARK
+from liap_tasks.dead_letter_store import DeadLetterStore
+from liap_tasks.dead_letter_store.database import ALLOWED as STORE_URLS
 from liap_tasks.errors import ConfigurationError
 from liap_tasks.events import EventExchange
 from liap_tasks.metadata import HEADER, MessageMetadata, deadline_in
@@ -225,6 +227,17 @@ class LiapApp(Celery):
 
         setattr(dumping, MARK, True)  # Celery's wrapper, no coroutine function itself, takes it over
         return dumping
+
+    @cached_property
+    def dead_letter_store(self) -> DeadLetterStore:
+        """The store that DLQ_STORE_URL names; nothing is opened before it is used.
+
+        Raises ConfigurationError when the setting is ``none``.
+        """
+        url = self.settings.dlq_store_url
+        if url == "none":
+            raise ConfigurationError("DLQ_STORE_URL", url, "a store, for this purpose: " + STORE_URLS)
+        return DeadLetterStore(url)
 
     def missing_queue(self, name: str) -> Queue:
         """Return the queue to use for a name that is not in ``task_queues``."""

@@ -1,9 +1,9 @@
 """Task-side dead letters: how they are written and how both kinds are read.
 
 A task's dead letter is the original message, published to the dead-letter exchange with its own routing key, body and
-headers, and one header more, ``x-liap-dead-letter`` (a table: reason, detail, exception, traceback, attempts, queue,
-exchange, routing_key, task, id, time). A broker's dead letter has RabbitMQ's ``x-death`` instead. :func:`peek` reads
-both as :class:`DeadLetterRecord`.
+headers, and one header more, ``x-liap-dead-letter`` (a table: letter_id, reason, detail, exception, traceback,
+attempts, queue, exchange, routing_key, task, id, time). A broker's dead letter has RabbitMQ's ``x-death`` instead.
+:func:`peek` reads both as :class:`DeadLetterRecord`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from celery.utils.log import get_logger
+from kombu import Queue
 from kombu.utils import json as kombu_json
 from pydantic import BaseModel, ConfigDict
 
@@ -26,7 +28,7 @@ from liap_tasks.policies import DeadLetter, DeadLetterReason
 if TYPE_CHECKING:
     from liap_tasks.application import LiapApp
 
-__all__ = ["HEADER", "DeadLetterRecord", "count", "peek", "publish", "publish_message"]
+__all__ = ["HEADER", "DeadLetterRecord", "count", "peek", "publish", "publish_message", "publish_routed"]
 
 HEADER = "x-liap-dead-letter"
 MAX_TRACEBACK = 8_000
@@ -75,6 +77,7 @@ def publish(
     if request.is_eager and not routing_key:  # it came from no queue: name the one it would have waited in
         routing_key = app.amqp.router.route({}, task)["queue"].name
     record = {
+        "letter_id": str(uuid4()),
         "reason": verdict.reason.value,
         "detail": verdict.detail,
         "task": task,
@@ -115,9 +118,10 @@ def publish(
     priority = info.get("priority")
     try:
         with app.producer_or_acquire() as producer:
-            _publish_routed(
+            publish_routed(
                 producer,
                 _encodable(message.body),
+                queue=dead_letter_queue(),
                 exchange=DEAD_LETTER_EXCHANGE,
                 routing_key=routing_key,
                 declare=[dead_letter_queue()],
@@ -146,6 +150,7 @@ def publish_message(
     metadata = MessageMetadata.from_headers(headers)
     info = message.delivery_info or {}
     record = {
+        "letter_id": str(uuid4()),
         "reason": verdict.reason.value,
         "detail": verdict.detail,
         "task": task or headers.get("task"),
@@ -161,9 +166,10 @@ def publish_message(
     properties = {name: value for name, value in (message.properties or {}).items() if name in KEPT_PROPERTIES}
     try:
         with app.producer_or_acquire() as producer:
-            _publish_routed(
+            publish_routed(
                 producer,
                 message.body,
+                queue=dead_letter_queue(),
                 exchange=DEAD_LETTER_EXCHANGE,
                 routing_key=queue,
                 declare=[dead_letter_queue()],
@@ -192,14 +198,17 @@ def _encodable(body: Any) -> Any:
     return body
 
 
-def _publish_routed(producer: Any, body: Any, **options: Any) -> None:
+def publish_routed(producer: Any, body: Any, *, queue: Queue | None, **options: Any) -> None:
     """Publish and make sure that a queue has it: an exchange without a queue would swallow it without a word.
 
-    A queue that was deleted since it was declared is declared again. Raises DeadLetterError when that is not enough.
+    queue: the one that should have it, declared (again) if it is not there; None: not known here. Raises
+    DeadLetterError when no queue has it.
     """
     for declare_again in (False, True):
         if declare_again:
-            dead_letter_queue().bind(producer.channel).declare()
+            if queue is None:
+                break
+            queue.bind(producer.channel).declare()
         returned: list[Any] = []
 
         def take_back(*returned_message: Any, into: list[Any] = returned) -> None:
@@ -217,7 +226,9 @@ def _publish_routed(producer: Any, body: Any, **options: Any) -> None:
             handlers.discard(take_back)
         if not returned:
             return
-    raise DeadLetterError(f"no queue is bound to exchange {DEAD_LETTER_EXCHANGE!r}")
+    raise DeadLetterError(
+        f"exchange {options['exchange']!r} has no queue for routing key {options['routing_key']!r}: declare that queue"
+    )
 
 
 def peek(app: LiapApp, limit: int = 100) -> list[DeadLetterRecord]:

@@ -6,8 +6,11 @@
      +- CoroutineCancelledError(name)             its own code cancelled it
      +- DeadLetterError        a dead letter could not be put in its place
      +- EmbeddedWorkerError    the worker inside this process did not start or stop
+     +- LetterInUseError(letter_id, state)        a stored dead letter is being sent, or waits no more
+     +- LetterNotFoundError(letter_id)            also a LookupError
      +- RoutingError(router, key, nearest)       also a LookupError
      +- ScheduleError          a delayed call cannot be moved on this broker
+     +- StoreVersionError(version, known)         the dead-letter store is newer than this package
 
 ``liap_tasks.DeadLetter`` is not an error but a verdict, see :mod:`liap_tasks.policies.dead_letter`. What the broker
 refuses (``QueueFullError``, ``InvalidArgumentError``, ``BrokerUnavailableError``) comes from ``transports``
@@ -24,9 +27,12 @@ __all__ = [
     "CoroutineCancelledError",
     "DeadLetterError",
     "EmbeddedWorkerError",
+    "LetterInUseError",
+    "LetterNotFoundError",
     "LiapError",
     "RoutingError",
     "ScheduleError",
+    "StoreVersionError",
 ]
 
 
@@ -81,6 +87,29 @@ class EmbeddedWorkerError(LiapError):
     """The embedded worker did not start or stop in time; the text says which and what to look at."""
 
 
+class LetterInUseError(LiapError):
+    """A stored dead letter cannot be changed. Attributes: ``letter_id``, ``state``."""
+
+    def __init__(self, letter_id: str, state: str) -> None:
+        super().__init__(letter_id, state)
+        self.letter_id = letter_id
+        self.state = state
+
+    def __str__(self) -> str:
+        return f"dead letter {self.letter_id} ({self.state}) is being sent or waits no more; look at it again"
+
+
+class LetterNotFoundError(LiapError, LookupError):
+    """The store has no such dead letter. Attribute: ``letter_id``."""
+
+    def __init__(self, letter_id: str) -> None:
+        super().__init__(letter_id)
+        self.letter_id = letter_id
+
+    def __str__(self) -> str:
+        return f"there is no dead letter {self.letter_id!r} in the store; list them to see which there are"
+
+
 class ScheduleError(LiapError):
     """A delayed call cannot be moved here; the text says why and what to do instead."""
 
@@ -98,4 +127,19 @@ class RoutingError(LiapError, LookupError):
         near = f"; nearest: {', '.join(self.nearest)}" if self.nearest else ""
         return (
             f"router {self.router!r} has no route for {self.key!r}{near}; register one, or give it an alternate queue"
+        )
+
+
+class StoreVersionError(LiapError):
+    """The tables of the dead-letter store are newer than this package. Attributes: ``version``, ``known``."""
+
+    def __init__(self, version: int, known: int) -> None:
+        super().__init__(version, known)
+        self.version = version
+        self.known = known
+
+    def __str__(self) -> str:
+        return (
+            f"the dead-letter store has tables of version {self.version}, this liap-tasks knows {self.known}: "
+            "install the liap-tasks that wrote it, or a newer one"
         )

@@ -35,7 +35,8 @@ class MessageMetadata(BaseModel):
     source: who sent it (the name of the sending task, or the app's). correlation_id: what it belongs to.
     timestamp: POSIX seconds of the first publish. attempts: the failed attempts so far, oldest first; of many, the
     first and the latest (headers must fit in one frame, 128 KiB on RabbitMQ). deadline: POSIX seconds until which an
-    answer is of use, None if it always is.
+    answer is of use, None if it always is. replayed_from: the dead letter whose replay this is, by its id in the store;
+    replays: how many replays led to it.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -45,6 +46,8 @@ class MessageMetadata(BaseModel):
     timestamp: float | None = None
     attempts: tuple[Attempt, ...] = ()
     deadline: float | None = None
+    replayed_from: str | None = None
+    replays: int = 0
 
     @classmethod
     def from_headers(cls, headers: Mapping[str, Any] | None) -> MessageMetadata:
@@ -54,7 +57,7 @@ class MessageMetadata(BaseModel):
 
     def as_headers(self) -> dict[str, Any]:
         """Return the header that carries this."""
-        return {HEADER: self.model_dump(mode="json", exclude_none=True)}
+        return {HEADER: self.model_dump(mode="json", exclude_none=True, exclude=None if self.replays else {"replays"})}
 
     def after(self, attempt: Attempt) -> MessageMetadata:
         """Return the same with one more failed attempt."""

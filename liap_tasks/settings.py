@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from liap_tasks.dead_letter_store.database import ALLOWED, check_store_url
 from liap_tasks.errors import ConfigurationError
 
 __all__ = ["QueueType", "Settings", "load_settings"]
@@ -45,10 +46,18 @@ class Settings(BaseSettings):
     dlq_max_retries: int = _variable(3, "a whole number of retries, at least 0", ge=0)
     dlq_retry_delay: float = _variable(60, "seconds, at least 0", ge=0, allow_inf_nan=False)
     dlq_retention_hours: float = _variable(24, "hours, above 0", gt=0, allow_inf_nan=False)
+    dlq_store_url: str = _variable("sqlite:///dead_letters.sqlite3", ALLOWED)
     max_concurrent_handlers: int = _variable(10, "a whole number of handlers, at least 1", ge=1)
     handler_timeout_seconds: float = _variable(30, "seconds, above 0", gt=0, allow_inf_nan=False)
     batch_size: int = _variable(100, "a whole number of messages, at least 1", ge=1)
     batch_timeout_seconds: float = _variable(5, "seconds, above 0", gt=0, allow_inf_nan=False)
+
+    @field_validator("dlq_store_url")
+    @classmethod
+    def _store_can_be_opened(cls, url: str) -> str:
+        if url != "none":
+            check_store_url(url)
+        return url
 
     @property
     def broker_url(self) -> str:

@@ -60,6 +60,7 @@ def new_app() -> Iterator[Callable[..., LiapApp]]:
 
     def make(**settings: Any) -> LiapApp:
         settings.setdefault("message_queue_url", f"liap-memory:///{uuid4().hex}")
+        settings.setdefault("dlq_store_url", "none")  # so that dead letters stay in their queue, to be peeked at
         app = create_app(load_settings(**settings), main="tests", set_as_current=False)
         made.append(app)
         return app
