@@ -162,13 +162,17 @@ class _Helper:
     """A native thread whose loop runs coroutines for callers that wait elsewhere."""
 
     def __init__(self) -> None:
-        self._thread = LoopThread("liap-coroutines")
-        if _gevent_shares_threads():
-            import gevent.threadpool
-
-            gevent.threadpool.ThreadPool(1).spawn(self._thread.run)
-        else:
+        if not _gevent_shares_threads():
+            self._thread = LoopThread("liap-coroutines")
             self._thread.start()
+            return
+        import gevent.monkey
+        import gevent.threadpool
+
+        # gevent's own selector would turn its event loop in that thread too; and its threads are greenlets of this one.
+        selector = gevent.monkey.get_original("selectors", "DefaultSelector")()
+        self._thread = LoopThread("liap-coroutines", loop=asyncio.SelectorEventLoop(selector), watched=False)
+        gevent.threadpool.ThreadPool(1).spawn(self._thread.run)
 
     def run(self, task: LiapTask, coroutine: LimitedCoroutine) -> Any:
         """Run a coroutine of a task's attempt and wait for it."""

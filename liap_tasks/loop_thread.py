@@ -184,14 +184,26 @@ def await_in_greenlet(driver: Driver, coroutine: LimitedCoroutine) -> Any:
 
 
 class LoopThread:
-    """A native thread that runs an asyncio loop. prepare: called first in the thread."""
+    """A thread that runs an asyncio loop.
 
-    def __init__(self, name: str, prepare: Callable[[], object] | None = None) -> None:
+    prepare: called first in the thread. loop: the loop to run, default a new one. watched: whether the log is to say
+    what blocks it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        prepare: Callable[[], object] | None = None,
+        loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        watched: bool = True,
+    ) -> None:
         self.name = name
         self._prepare = prepare
+        self._watched = watched
         self.thread: threading.Thread | None = None
         self._stopping = False
-        self.loop: asyncio.AbstractEventLoop = asyncio.new_event_loop()
+        self.loop = loop or asyncio.new_event_loop()
 
     def start(self) -> None:
         """Start the thread."""
@@ -204,7 +216,7 @@ class LoopThread:
             self._prepare()
         loop = self.loop
         asyncio.set_event_loop(loop)
-        watchdog = Watchdog(loop, threading.get_ident())
+        watchdog = Watchdog(loop, threading.get_ident()) if self._watched else None
         try:
             while not self._stopping:
                 try:
@@ -213,7 +225,8 @@ class LoopThread:
                     logger.critical("a task of loop %s raised %r; the loop goes on", self.name, error)
             self._end_what_is_left()
         finally:
-            watchdog.stop()
+            if watchdog is not None:
+                watchdog.stop()
             asyncio.set_event_loop(None)
             loop.close()
 
@@ -234,8 +247,9 @@ class LoopThread:
         if self.thread is None:
             self.loop.close()
             return True
-        self._stopping = True
-        self.call(self.loop.stop)
+        if not self._stopping:
+            self._stopping = True
+            self.call(self.loop.stop)
         self.thread.join(timeout)
         return not self.thread.is_alive()
 

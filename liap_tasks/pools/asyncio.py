@@ -24,6 +24,7 @@ cannot end a plain function, as in Celery's threads pool.
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -35,6 +36,7 @@ from billiard.einfo import ExceptionInfo
 from celery.concurrency.base import BasePool
 from celery.exceptions import WorkerLostError
 from celery.utils.log import get_logger
+from celery.worker import state
 
 from liap_tasks.configuration import NotChosen
 from liap_tasks.coroutines import is_coroutine_task
@@ -123,9 +125,9 @@ class _Job:
                 tell(self.callback, outcome)
 
     def _tell_failure(self, failure: ExceptionInfo) -> None:
-        if self.error_callback is None:
+        if self.error_callback is None and not self.terminated:
             logger.error("%s failed outside of its tracer: %s", self.name, failure.traceback)
-        else:
+        elif self.error_callback is not None:
             self.pool._tell(self.error_callback, failure)
 
 
@@ -147,9 +149,7 @@ class TaskPool(BasePool):
         self._running: set[_Job] = set()  # coroutines
         self._in_threads: set[_Job] = set()
         self._closing = False
-        self._silent = False
-        self._hub: Any = None
-        self._telling = False  # Celery's event loop has been asked to tell
+        self._bell: _Bell | None = None  # rings in the thread of Celery's event loop, where there is one
         self._told: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
         self._progress = threading.Event()
 
@@ -163,12 +163,20 @@ class TaskPool(BasePool):
         self._executor = ThreadPoolExecutor(self.threads, "liap-asyncio-pool-thread", set_current)
 
     def register_with_event_loop(self, hub: Any) -> None:
-        """Tell requests in the thread of Celery's event loop from now on."""
-        self._hub = hub
+        """Tell requests in the thread of Celery's event loop from now on (called after each connect)."""
+        if self._bell is None:
+            self._bell = _Bell()
+        hub.add_reader(self._bell.fileno(), self._answer_bell, self._bell)
 
     def on_stop(self) -> None:
-        """Let running tasks end, begin no other, and end the threads."""
+        """Let running tasks end, begin no other, and end the threads.
+
+        Celery calls this in a cold shutdown too, when it has cancelled what it knows to run; what it has not heard of
+        yet is cancelled here.
+        """
         self._close_entrance()
+        if state.should_terminate:
+            self._cancel_running()
         while self._running or self._in_threads:
             self._tell_here()
             self._progress.wait()
@@ -177,15 +185,18 @@ class TaskPool(BasePool):
 
     def on_terminate(self) -> None:
         """End running coroutines; nobody is told, so their messages go back to their queues."""
-        self._silent = True
         self._close_entrance()
-        for job in tuple(self._running):
-            job.terminate()
+        self._cancel_running()
         until = monotonic() + COLD_SECONDS
         while self._running and monotonic() < until:
             self._progress.wait(until - monotonic())
             self._progress.clear()
         self._end_threads(COLD_SECONDS)
+
+    def _cancel_running(self) -> None:
+        for job in tuple(self._running):
+            job.callback = job.error_callback = None  # their messages go back: nobody is to acknowledge them
+            job.terminate()
 
     def _close_entrance(self) -> None:
         self._closing = True
@@ -273,7 +284,7 @@ class TaskPool(BasePool):
             try:
                 job.run()
             finally:
-                if self._hub is None:  # after what it has told
+                if self._bell is None:  # after what it has told
                     self._loop_thread.call(self._ended, job)
                 else:
                     self._ended(job)
@@ -282,20 +293,19 @@ class TaskPool(BasePool):
 
     def _tell(self, callback: Callable[..., Any], *args: Any) -> None:
         """Call a request's callback, in the thread where that is safe."""
-        if self._silent:
-            return
-        if self._hub is not None:
+        if self._bell is not None:
             self._told.append((callback, args))
-            if not self._telling:
-                self._telling = True
-                self._hub.call_soon(self._tell_here)
+            self._bell.ring()
         elif threading.current_thread() is self._loop_thread.thread:
             self._tell_now(callback, args)
         else:
             self._loop_thread.call(self._tell_now, callback, args)
 
+    def _answer_bell(self, bell: _Bell) -> None:
+        bell.silence()
+        self._tell_here()
+
     def _tell_here(self) -> None:
-        self._telling = False
         while self._told:
             self._tell_now(*self._told.popleft())
 
@@ -344,6 +354,38 @@ class TaskPool(BasePool):
             "running-in-threads": len(self._in_threads),
             "max-threads": self.threads,
         }
+
+
+class _Bell:
+    """Wakes Celery's event loop, once for all that is told before it looks.
+
+    Why not kombu's ``Hub.call_soon``: an acknowledgement is itself such a call, and one made by another is not run
+    before the next turn of the loop, up to a second later (kombu 5.7).
+    """
+
+    def __init__(self) -> None:
+        self._heard, self._rung = socket.socketpair()
+        self._heard.setblocking(False)
+        self._rung.setblocking(False)
+        self._ringing = False
+
+    def fileno(self) -> int:
+        return self._heard.fileno()
+
+    def ring(self) -> None:
+        """Called from any thread."""
+        if not self._ringing:
+            self._ringing = True
+            self._rung.send(b"!")
+
+    def silence(self) -> None:
+        """Called by the event loop before it looks; what is told from now on rings again."""
+        self._heard.recv(4096)
+        self._ringing = False
+
+    def close(self) -> None:
+        self._heard.close()
+        self._rung.close()
 
 
 class _InLoop:
