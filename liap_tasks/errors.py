@@ -4,7 +4,9 @@
      +- AnswerTimeoutError(task_id, timeout)      also a builtin TimeoutError
      +- ConfigurationError(variable, value, allowed)
      +- CoroutineCancelledError(name)             its own code cancelled it
+     +- DeadLetterEditError(letter_id, reason)    a stored dead letter cannot be changed like that
      +- DeadLetterError        a dead letter could not be put in its place
+     +- DeadLetterImportError(line, reason)       a line of an export cannot be read
      +- EmbeddedWorkerError    the worker inside this process did not start or stop
      +- LetterInUseError(letter_id, state)        a stored dead letter is being sent, or waits no more
      +- LetterNotFoundError(letter_id)            also a LookupError
@@ -25,7 +27,9 @@ __all__ = [
     "AnswerTimeoutError",
     "ConfigurationError",
     "CoroutineCancelledError",
+    "DeadLetterEditError",
     "DeadLetterError",
+    "DeadLetterImportError",
     "EmbeddedWorkerError",
     "LetterInUseError",
     "LetterNotFoundError",
@@ -81,6 +85,33 @@ class CoroutineCancelledError(LiapError):
 
 class DeadLetterError(LiapError):
     """A dead letter could not be published; its message goes back to its queue."""
+
+
+class DeadLetterEditError(LiapError):
+    """A stored dead letter cannot be changed like that. Attributes: ``letter_id``, ``reason`` (in words)."""
+
+    def __init__(self, letter_id: str, reason: str) -> None:
+        super().__init__(letter_id, reason)
+        self.letter_id = letter_id
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"dead letter {self.letter_id} is not changed: {self.reason}"
+
+
+class DeadLetterImportError(LiapError):
+    """A line of an export cannot be read. Attributes: ``line`` (its number, from 1), ``reason`` (in words)."""
+
+    def __init__(self, line: int, reason: str) -> None:
+        super().__init__(line, reason)
+        self.line = line
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return (
+            f"line {self.line} is no dead letter: {self.reason}. The lines before it are imported; correct it and "
+            "import the file again"
+        )
 
 
 class EmbeddedWorkerError(LiapError):
