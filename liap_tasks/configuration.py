@@ -21,6 +21,7 @@ from liap_tasks.settings import Settings
 __all__ = [
     "DEAD_LETTER_EXCHANGE",
     "DEAD_LETTER_QUEUE",
+    "DELIVERY_LIMIT",
     "NotChosen",
     "WorkQueue",
     "broker_feature",
@@ -33,6 +34,8 @@ __all__ = [
 DEFAULT_QUEUE = "liap_tasks"
 DEAD_LETTER_EXCHANGE = "dead_letters"
 DEAD_LETTER_QUEUE = "dead_letters"
+DELIVERY_LIMIT = 20
+"""Deliveries of a message without an acknowledgement before it is a dead letter; RabbitMQ's default since 4.0."""
 
 
 def broker_feature(url: str, feature: str) -> bool:
@@ -58,6 +61,11 @@ def check_broker(settings: Settings) -> None:
         name = "MESSAGE_QUEUE_TYPE" if settings.message_queue_url is None else "MESSAGE_QUEUE_URL"
         value = settings.message_queue_url or settings.message_queue_type
         raise ConfigurationError(name, value, "another broker, or Redis after `pip install redis`")
+
+
+def counts_deliveries(url: str) -> bool:
+    """Tell whether the broker of a URL honours ``x-delivery-limit`` on every queue: ours do."""
+    return urlsplit(url).scheme.startswith("liap-")
 
 
 def is_amqp(url: str) -> bool:
@@ -99,6 +107,8 @@ def work_queue(name: str, settings: Settings) -> WorkQueue:
         "x-message-ttl": round(settings.default_message_ttl * 1000),
         "x-dead-letter-exchange": DEAD_LETTER_EXCHANGE,
     }
+    if counts_deliveries(settings.broker_url):
+        arguments["x-delivery-limit"] = DELIVERY_LIMIT
     if is_amqp(settings.broker_url):
         arguments["x-max-priority"] = int(MessagePriority.CRITICAL)
     return WorkQueue(

@@ -1,7 +1,9 @@
 """The worker's consumer, set as ``worker_consumer``: what arrives is looked at before Celery does.
 
-An event is addressed to its subscribers (:mod:`liap_tasks.event_copies`). While a worker runs in this process it
-takes up the queues and tasks of subscribers that are added later (:meth:`LiapConsumer.refresh`).
+What no task can take becomes a dead letter (:mod:`liap_tasks.unreadable`); what was delivered before is counted where
+the broker does not (:mod:`liap_tasks.redelivery`). An event is addressed to its subscribers
+(:mod:`liap_tasks.event_copies`). While a worker runs in this process it takes up the queues and tasks of subscribers
+that are added later (:meth:`LiapConsumer.refresh`).
 """
 
 from __future__ import annotations
@@ -9,10 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from celery.exceptions import NotRegistered
 from celery.worker.consumer import Consumer
 from celery.worker.control import control_command
 
+from liap_tasks.configuration import counts_deliveries
 from liap_tasks.event_copies import deliver_event, is_event
+from liap_tasks.policies import DeadLetterReason
+from liap_tasks.redelivery import put_back_counted
+from liap_tasks.unreadable import Kept, flaw_of, keep
 
 __all__ = ["LiapConsumer"]
 
@@ -25,11 +32,13 @@ class LiapConsumer(Consumer):
     task_consumer: Any
     strategies: dict[str, Any]
     pool: Any
+    connection_errors: Any
     initial_prefetch_count: int
     prefetch_multiplier: int
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
+        self._queue_of: dict[str | None, str] = {}
         chosen = getattr(self.pool, "prefetch_count", None)
         if chosen is not None and self.initial_prefetch_count:  # 0: the prefetch is not limited
             self.initial_prefetch_count = chosen(self.prefetch_multiplier)
@@ -38,18 +47,19 @@ class LiapConsumer(Consumer):
         """Return what is called for each message."""
         app: Any = self.app
         handle = super().create_task_handler(*args, **options)
-        queue_of: dict[str, str] = {}
+        counting = not counts_deliveries(app.conf.broker_read_url or app.conf.broker_url)
 
         def on_message(message: Any) -> Any:
-            if not is_event(message):
-                return handle(message)
-            tag = message.delivery_info["consumer_tag"]
-            queue = queue_of.get(tag)
-            if queue is None:
-                # kombu keeps the other direction: {queue name: consumer tag}
-                queue_of.update({known: name for name, known in self.task_consumer._active_tags.items()})
-                queue = queue_of.get(tag, "")
-            return deliver_event(app, message, queue, handle_known)
+            headers = message.headers
+            if headers and "task" in headers:
+                flaw = flaw_of(message)
+                if flaw is not None:
+                    return self.on_decode_error(message, flaw)
+            if counting and message.delivery_info.get("redelivered"):
+                return put_back_counted(app, message, self.queue_of(message), self.connection_errors)
+            if is_event(message):
+                return deliver_event(app, message, self.queue_of(message), handle_known)
+            return handle(message)
 
         def handle_known(message: Any) -> Any:
             if message.headers["task"] not in self.strategies:  # a subscriber that was added a moment ago
@@ -57,6 +67,41 @@ class LiapConsumer(Consumer):
             return handle(message)
 
         return on_message
+
+    def queue_of(self, message: Any) -> str:
+        """Return the name of the queue that a message came from."""
+        tag = message.delivery_info.get("consumer_tag")
+        queue = self._queue_of.get(tag)
+        if queue is None:
+            # kombu keeps the other direction: {queue name: consumer tag}
+            self._queue_of.update({known: name for name, known in self.task_consumer._active_tags.items()})
+            queue = self._queue_of.get(tag, "")
+        return queue
+
+    def on_unknown_task(self, body: Any, message: Any, exc: Any) -> None:
+        """Called for a task that is not registered here: a dead letter, and a failed result for who waits for it."""
+        error = NotRegistered((message.headers or {}).get("task"))
+        if self._keep(message, DeadLetterReason.NO_HANDLER, "no such task is registered here", error):
+            super().on_unknown_task(body, Kept(message), exc)
+
+    def on_unknown_message(self, body: Any, message: Any) -> None:
+        """Called for a message that is no task message."""
+        if self._keep(message, DeadLetterReason.UNDECODABLE, "it is no task message", None):
+            super().on_unknown_message(body, Kept(message))
+
+    def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
+        """Called for a task message of which no request can be made."""
+        if self._keep(message, DeadLetterReason.UNDECODABLE, "it is no valid task message", exc):
+            super().on_invalid_task(body, Kept(message), exc)
+
+    def on_decode_error(self, message: Any, exc: Exception) -> None:
+        """Called for a message that cannot be read."""
+        if self._keep(message, DeadLetterReason.UNDECODABLE, "it cannot be read", exc):
+            super().on_decode_error(Kept(message), exc)
+
+    def _keep(self, message: Any, reason: DeadLetterReason, detail: str, error: Exception | None) -> bool:
+        app: Any = self.app
+        return keep(app, message, self.queue_of(message), reason, detail, error, self.connection_errors)
 
     def refresh(self) -> None:
         """Know the tasks and consume the event queues that the app has by now; called in the worker's thread."""

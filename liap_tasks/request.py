@@ -10,9 +10,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from billiard.einfo import ExceptionWithTraceback  # type: ignore[attr-defined]  # not in the stubs
 from celery.app.task import Context
+from celery.exceptions import TimeLimitExceeded, WorkerLostError
+from celery.worker import state
 from celery.worker.request import Request
 from celery.worker.state import task_ready
+from kombu.utils.encoding import safe_repr, safe_str
+
+from liap_tasks.lost_attempts import Ending, end_lost_attempt
+from liap_tasks.policies import DeadLetterReason
+from liap_tasks.unreadable import keep
 
 __all__ = ["LiapRequest"]
 
@@ -26,6 +34,13 @@ class LiapRequest(Request):
 
     _already_revoked: bool
     _already_cancelled: bool
+    _context: Any
+    _message: Any
+    _lost = False
+    app: Any
+    time_limits: Any
+    store_errors: bool
+    _success_was_stored: Any
 
     def __init__(self, message: Any, *, body: Any = None, decoded: bool = False, **options: Any) -> None:
         if not decoded:
@@ -33,6 +48,9 @@ class LiapRequest(Request):
             if isinstance(payload, list | tuple) and len(payload) == 3:
                 body, decoded = payload, True
         super().__init__(message, body=body, decoded=decoded, **options)
+        hard, soft = self.time_limits
+        if soft and not hard:
+            self.time_limits = (soft + getattr(self.task, "grace", 0.0), soft)
         given: Any = self.request_dict
         if given.get("headers") is None:
             given["headers"] = {key: value for key, value in message.headers.items() if key not in _CELERY_KEYS} or None
@@ -42,7 +60,67 @@ class LiapRequest(Request):
 
         A revoke or a cancellation has been announced already, and its message dealt with: nothing is left to do.
         """
-        if self._already_revoked or self._already_cancelled:
+        if self._already_revoked or self._already_cancelled or self._lost:
             task_ready(self)
             return None
+        error = self._lost_with(exc_info)
+        if error is not None and self._ends_by_itself(error, str(exc_info.traceback or "")):
+            return None
         return super().on_failure(exc_info, send_failed_event, return_ok)
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        """Called when a time limit has passed; the hard one: the attempt's process is killed."""
+        if soft:
+            super().on_timeout(soft, timeout)
+        elif self._lost:  # its failure has been told already
+            task_ready(self)
+        elif not state.should_terminate and not self._ends_by_itself(TimeLimitExceeded(timeout), ""):
+            super().on_timeout(soft, timeout)
+
+    def _ends_by_itself(self, error: Exception, traceback: str) -> bool:
+        """Have a lost attempt retried, dead-lettered or put back; False if Celery is to end it as failed, too."""
+        task: Any = self.task
+        if getattr(task, "retry_policy", None) is None or task.reject_on_worker_lost:
+            return False
+        if isinstance(error, WorkerLostError) and self._success_was_stored():
+            return False
+        self._lost = True
+        ending = end_lost_attempt(task, self._context, error, traceback)
+        if ending is Ending.DEAD:
+            return False
+        task_ready(self)
+        if ending is Ending.BACK:
+            self.reject(requeue=True)
+            return True
+        if self.store_errors:
+            task.backend.mark_as_retry(self.id, error, traceback, request=self._context)
+        self.acknowledge()
+        self.send_event("task-retried", exception=safe_repr(error), traceback=safe_str(traceback))
+        return True
+
+    def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
+        """Called when the message is not to run: revoked on purpose, or too late.
+
+        What came too late is kept as a dead letter before Celery acknowledges it.
+        """
+        if expired and self._expired_is_kept():
+            queue = self.delivery_info.get("routing_key") or ""
+            detail = "it expired before a worker could begin it"
+            if not keep(self.app, self._message, queue, DeadLetterReason.EXPIRED, detail):
+                self.acknowledged = True  # it is back in its queue
+                task_ready(self)
+                return
+        super()._announce_revoked(reason, terminated, signum, expired)  # type: ignore[misc]  # not in the stubs
+
+    def _expired_is_kept(self) -> bool:
+        policy = getattr(self.task, "dead_letter_policy", None)
+        return policy is not None and bool(policy.enabled)
+
+    def _lost_with(self, exc_info: Any) -> Exception | None:
+        """Return the error of an attempt whose process is gone, None for one that ended by itself."""
+        error: Any = exc_info.exception
+        if isinstance(error, ExceptionWithTraceback):
+            error = error.exc
+        if isinstance(error, SystemExit | KeyboardInterrupt):  # billiard tells of the exit before the process is gone
+            return WorkerLostError(f"the process ended with {error!r}")
+        return error if isinstance(error, WorkerLostError | TimeLimitExceeded) else None

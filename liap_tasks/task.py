@@ -53,16 +53,19 @@ class LiapTask(Task[Any, Any]):
 
     retry_policy: when a failed attempt is tried again. dead_letter_policy: what becomes of a message that is not.
     timeout: seconds an attempt may take, then ``SoftTimeLimitExceeded`` is raised in it; None: HANDLER_TIMEOUT_SECONDS;
-    0: no limit. priority: default priority of its messages. fallback: a function with the task's arguments that
-    answers instead when the deadline of a call has passed or its attempts are spent; it must be quick.
+    0: no limit. grace: seconds it then has to clean up; a process of the prefork pool is killed after them. priority:
+    default priority of its messages. fallback: a function with the task's arguments that answers instead when the
+    deadline of a call has passed or its attempts are spent; it must be quick.
     """
 
     abstract = True
     Request = "liap_tasks.request:LiapRequest"
+    reject_on_worker_lost = False  # a lost attempt is ended as any other, see liap_tasks.lost_attempts
 
     retry_policy: RetryPolicy = RetryPolicy()
     dead_letter_policy: DeadLetterPolicy = DeadLetterPolicy()
     timeout: float | None = None
+    grace: float = 5.0
     priority: MessagePriority | int | None = None
     fallback: Callable[..., Any] | None = None
     max_concurrent: int | None = None
@@ -200,6 +203,9 @@ class LiapTask(Task[Any, Any]):
         if cls.soft_time_limit is None:
             limit: Any = app.settings.handler_timeout_seconds if cls.timeout is None else cls.timeout or None
             cls.soft_time_limit = limit  # the stubs say int; seconds may be fractions
+        if cls.soft_time_limit and cls.time_limit is None:
+            hard: Any = cls.soft_time_limit + cls.grace
+            cls.time_limit = hard
 
     def retry(
         self,

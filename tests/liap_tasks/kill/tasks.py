@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 from celery import shared_task
+from celery.exceptions import SoftTimeLimitExceeded
 
 from liap_tasks import RetryPolicy
 
@@ -46,12 +48,22 @@ def waits_for_a_file(self: Any, folder: str, key: str) -> int:
     return os.getpid()
 
 
-@shared_task(bind=True, name="kill.kills_its_process")
+@shared_task(bind=True, name="kill.kills_its_process", retry_policy=TWICE)
 def kills_its_process(self: Any, folder: str, key: str) -> NoReturn:
     """End as a process does that the kernel kills for its memory."""
     note(folder, key, begun(self.request))
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError("unreachable")
+
+
+@shared_task(bind=True, name="kill.ignores_its_limit", retry_policy=ONCE, timeout=0.2, grace=0.3)
+def ignores_its_limit(self: Any, folder: str, key: str) -> NoReturn:
+    """Go on after the limit has passed, and after the grace."""
+    note(folder, key, begun(self.request))
+    while True:
+        with suppress(SoftTimeLimitExceeded):
+            while True:
+                time.sleep(0.01)
 
 
 @shared_task(bind=True, name="kill.fails", retry_policy=TWICE)

@@ -1,0 +1,83 @@
+"""Attempts that could not end by themselves: their process died, or was killed for taking too long.
+
+What an attempt decides in its own process (:mod:`liap_tasks.attempt`) is decided here for it, in the worker's own: it
+has failed with ``WorkerLostError`` or ``TimeLimitExceeded``, and the task's retry policy says whether there is
+another. The retry is published, or the dead letter is safe, before the message is acknowledged; else it goes back to
+its queue. So a message that kills its process is tried as often as any that fails, never in a loop.
+"""
+
+from __future__ import annotations
+
+import time
+from enum import Enum
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from celery.app.task import Context
+from celery.exceptions import TimeLimitExceeded
+from celery.utils.log import get_logger
+
+from liap_tasks import attempt, dead_letters
+from liap_tasks.errors import DeadLetterError
+from liap_tasks.policies import DeadLetter, DeadLetterReason, Retry
+
+if TYPE_CHECKING:
+    from liap_tasks.task import LiapTask
+
+__all__ = ["Ending", "end_lost_attempt"]
+
+logger = get_logger("liap_tasks.lost_attempts")
+_rng = Random()
+
+
+class Ending(Enum):
+    """What has become of the message of a lost attempt."""
+
+    RETRIED = "another attempt is published"
+    DEAD = "it is among the dead letters, if its task keeps any"
+    BACK = "neither was possible: it must go back to its queue"
+
+
+def end_lost_attempt(task: LiapTask, context: Context, error: Exception, traceback: str) -> Ending:
+    """Decide and carry out what becomes of the message of an attempt that was lost with ``error``.
+
+    context: the request as the attempt had it.
+    """
+    task.request_stack.push(context)
+    try:
+        decision = attempt.decide(task, error)
+        attempt.note_attempt(task, error)
+        if isinstance(decision, Retry):
+            return _publish_retry(task, context, decision)
+        return _publish_dead_letter(task, context, _verdict(decision, error), error, traceback)
+    finally:
+        task.request_stack.pop()
+
+
+def _verdict(decision: DeadLetter, error: Exception) -> DeadLetter:
+    timed_out = isinstance(error, TimeLimitExceeded)
+    reason = DeadLetterReason.TIMED_OUT if timed_out else DeadLetterReason.WORKER_LOST
+    return DeadLetter(reason, decision.detail)
+
+
+def _publish_retry(task: LiapTask, context: Any, decision: Retry) -> Ending:
+    try:
+        task.signature_from_request(
+            context, countdown=decision.delay, retries=(context.retries or 0) + 1, headers=context.headers
+        ).apply_async()
+    except Exception as failure:  # noqa: BLE001 - whatever it was, the message must not be lost
+        logger.critical("the retry of %s[%s] could not be published: %r", task.name, context.id, failure)
+        time.sleep(attempt.PAUSE_BEFORE_REQUEUE)
+        return Ending.BACK
+    return Ending.RETRIED
+
+
+def _publish_dead_letter(task: LiapTask, context: Any, verdict: DeadLetter, error: Exception, traceback: str) -> Ending:
+    if task.dead_letter_policy.enabled:
+        try:
+            dead_letters.publish(task.app, context, task=task.name, verdict=verdict, error=error, traceback=traceback)
+        except DeadLetterError as failure:
+            logger.critical("%s; its message goes back to its queue", failure)
+            time.sleep(attempt.PAUSE_BEFORE_REQUEUE)
+            return Ending.BACK
+    return Ending.DEAD
