@@ -18,6 +18,7 @@ from celery.worker.control import control_command
 from liap_tasks.configuration import counts_deliveries
 from liap_tasks.event_copies import deliver_event, is_event
 from liap_tasks.policies import DeadLetterReason
+from liap_tasks.redelivery import HEADER as REDELIVERIES
 from liap_tasks.redelivery import put_back_counted
 from liap_tasks.unreadable import Kept, flaw_of, keep
 
@@ -55,8 +56,11 @@ class LiapConsumer(Consumer):
                 flaw = flaw_of(message)
                 if flaw is not None:
                     return self.on_decode_error(message, flaw)
-            if counting and message.delivery_info.get("redelivered"):
-                return put_back_counted(app, message, self.queue_of(message), self.connection_errors)
+            if counting:
+                if message.delivery_info.get("redelivered"):
+                    return put_back_counted(app, message, self.queue_of(message), self.connection_errors)
+                if headers and REDELIVERIES in headers:  # it has come round: what the broker said of it holds
+                    message.delivery_info["redelivered"] = True
             if is_event(message):
                 return deliver_event(app, message, self.queue_of(message), handle_known)
             return handle(message)

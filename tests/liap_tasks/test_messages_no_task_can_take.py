@@ -116,15 +116,15 @@ def test_a_revoked_call_is_no_dead_letter(app: LiapApp, works: Any, outcomes: Ou
 def test_what_cannot_be_kept_now_goes_back_to_its_queue(
     app: LiapApp, works: Any, outcomes: Outcomes, stats: Stats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    publish_routed = dead_letters._publish_routed
+    really = dead_letters.publish_routed
     failures = iter([True, True, False])
 
     def fail_twice(*args: Any, **options: Any) -> None:
         if next(failures):
             raise OperationalError("the broker is away")
-        publish_routed(*args, **options)
+        really(*args, **options)
 
-    monkeypatch.setattr(dead_letters, "_publish_routed", fail_twice)
+    monkeypatch.setattr(dead_letters, "publish_routed", fail_twice)
     send(app, "{not json", HEADERS)
     with EmbeddedWorker(app, pool="solo"):
         while dead_letters.count(app) == 0:
