@@ -3,7 +3,8 @@
 What no task can take becomes a dead letter (:mod:`liap_tasks.unreadable`); what was delivered before is counted where
 the broker does not (:mod:`liap_tasks.redelivery`). An event is addressed to its subscribers
 (:mod:`liap_tasks.event_copies`). While a worker runs in this process it takes up the queues and tasks of subscribers
-that are added later (:meth:`LiapConsumer.refresh`).
+that are added later (:meth:`LiapConsumer.refresh`). A task whose type is limited may have to wait before it gets to
+the pool (:mod:`liap_tasks.waiting_lines`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from liap_tasks.policies import DeadLetterReason
 from liap_tasks.redelivery import HEADER as REDELIVERIES
 from liap_tasks.redelivery import put_back_counted
 from liap_tasks.unreadable import Kept, flaw_of, keep
+from liap_tasks.waiting_lines import WaitingLines
 
 __all__ = ["LiapConsumer"]
 
@@ -36,6 +38,8 @@ class LiapConsumer(Consumer):
     connection_errors: Any
     initial_prefetch_count: int
     prefetch_multiplier: int
+    on_task_request: Any
+    qos: Any
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -43,6 +47,20 @@ class LiapConsumer(Consumer):
         chosen = getattr(self.pool, "prefetch_count", None)
         if chosen is not None and self.initial_prefetch_count:  # 0: the prefetch is not limited
             self.initial_prefetch_count = chosen(self.prefetch_multiplier)
+        self.waiting_lines = WaitingLines(self.on_task_request, self._widen_prefetch)
+        self.on_task_request = self.waiting_lines.admit
+
+    def _widen_prefetch(self, change: int) -> None:
+        """Change how many messages the broker may deliver; the consumer's thread tells it when it looks next."""
+        if change > 0:
+            self.qos.increment_eventually(change)
+        else:
+            self.qos.decrement_eventually(-change)
+
+    def on_close(self) -> None:
+        """Called when the connection is lost, or the worker stops."""
+        super().on_close()
+        self.waiting_lines.forget_waiting()
 
     def create_task_handler(self, *args: Any, **options: Any) -> Callable[[Any], Any]:
         """Return what is called for each message."""

@@ -56,6 +56,7 @@ class LiapTask(Task[Any, Any]):
     0: no limit. grace: seconds it then has to clean up; a process of the prefork pool is killed after them. priority:
     default priority of its messages. fallback: a function with the task's arguments that answers instead when the
     deadline of a call has passed or its attempts are spent; it must be quick.
+    max_concurrent: how many of this task a worker runs at once, whatever its pool; None or 0: as many as the pool does.
     """
 
     abstract = True
@@ -200,6 +201,8 @@ class LiapTask(Task[Any, Any]):
     def on_bound(cls, app: Any) -> None:
         """Give Celery the same limit, which it enforces in prefork children (called when the task joins its app)."""
         cls.is_coroutine = is_coroutine_task(cls)
+        if cls.max_concurrent is not None and cls.max_concurrent < 0:
+            raise ValueError(f"max_concurrent of {cls.name} must be at least 0 (no limit), not {cls.max_concurrent}")
         if cls.soft_time_limit is None:
             limit: Any = app.settings.handler_timeout_seconds if cls.timeout is None else cls.timeout or None
             cls.soft_time_limit = limit  # the stubs say int; seconds may be fractions
