@@ -307,10 +307,11 @@ class LiapApp(Celery):
             return super().send_task(name, args, kwargs, countdown=countdown, eta=eta, headers=headers, **options)
         except OperationalError as error:
             if isinstance(error.__cause__, MessageNacked):  # RabbitMQ's refusal; ours raises QueueFullError by itself
-                raise self._refusal(options.get("queue")) from error
+                raise self.refusal(options.get("queue")) from error
             raise
 
-    def _refusal(self, queue: Queue | str | None) -> QueueFullError:
+    def refusal(self, queue: Queue | str | None) -> QueueFullError:
+        """Return the error for a message that RabbitMQ has refused with a negative confirm: its queue is full."""
         name = queue.name if isinstance(queue, Queue) else queue or self.conf.task_default_queue
         return QueueFullError(name, self.settings.max_queue_size, REFUSED_RETRY_AFTER)
 

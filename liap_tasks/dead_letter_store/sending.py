@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from amqp.exceptions import MessageNacked
+from kombu.exceptions import OperationalError
+
 from liap_tasks import dead_letters
 from liap_tasks.metadata import MessageMetadata
 
@@ -30,20 +33,25 @@ def send(app: LiapApp, producer: Any, letter: Letter, queue: str | None = None) 
     """
     target = queue or letter.queue
     properties = {name: letter.properties[name] for name in KEPT_PROPERTIES if letter.properties.get(name) is not None}
-    dead_letters.publish_routed(
-        producer,
-        letter.body,
-        queue=app.amqp.queues.get(target),
-        exchange="",
-        routing_key=target,
-        headers=replay_headers(letter),
-        content_type=letter.content_type or "application/octet-stream",
-        content_encoding=letter.content_encoding or "binary",
-        delivery_mode=2,
-        retry=True,
-        retry_policy=app.conf.task_publish_retry_policy,
-        **properties,
-    )
+    try:
+        dead_letters.publish_routed(
+            producer,
+            letter.body,
+            queue=app.amqp.queues.get(target),
+            exchange="",
+            routing_key=target,
+            headers=replay_headers(letter),
+            content_type=letter.content_type or "application/octet-stream",
+            content_encoding=letter.content_encoding or "binary",
+            delivery_mode=2,
+            retry=True,
+            retry_policy=app.conf.task_publish_retry_policy,
+            **properties,
+        )
+    except OperationalError as error:
+        if isinstance(error.__cause__, MessageNacked):
+            raise app.refusal(target) from error
+        raise
 
 
 def replay_headers(letter: Letter) -> dict[str, Any]:

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kombu import Queue
 
 from liap_tasks import DeadLetterError, EmbeddedWorker, EventExchange, LiapApp
 from liap_tasks.dead_letter_store import Letter, LetterFilter, LetterState
 from liap_tasks.dead_letter_store.operations import ReplayReport, StopRule, replay
+from liap_tasks.dead_letter_store.sending import send
 from liap_tasks.metadata import MessageMetadata
 from tests.liap_tasks.conftest import Outcomes
 from tests.liap_tasks.dead_letter_store.letters import task_letter
@@ -298,6 +300,18 @@ def test_a_claim_of_a_dead_process_is_free_after_its_lease(app: LiapApp) -> None
     store.claim(LetterFilter(ids=("l0",)), claimant="killed", lease=0.001)
     wait_until(lambda: replay(app).replayed == 1)
     assert states(app) == {"replayed": 2}
+
+
+def test_a_crash_between_sending_and_marking_repeats_nothing_where_the_queue_has_a_window(local_app: LiapApp) -> None:
+    app = local_app
+    with app.connection_for_write() as connection, connection.channel() as channel:
+        Queue("tests.window", queue_arguments={"x-deduplication-window": 60_000}, channel=channel).declare()
+    (letter,) = record(app, 1, queue="tests.window")
+    app.dead_letter_store.claim(LetterFilter(), claimant="killed", lease=0.001)
+    with app.producer_or_acquire() as producer:
+        send(app, producer, letter)  # and here it is killed
+    wait_until(lambda: replay(app).replayed == 1)
+    assert len(waiting(app, "tests.window")) == 1
 
 
 def test_letters_that_die_meanwhile_are_left_for_the_next_replay(app: LiapApp) -> None:
