@@ -157,6 +157,8 @@ def _fall_back(
     """Return the fallback's answer; a fallback that fails leaves a dead letter as if there were none."""
     try:
         answer = task.fallback(*args, **kwargs)  # type: ignore[misc]  # asked for only where there is one
+        if isinstance(answer, Awaitable):
+            answer = run_coroutine(task, answer, None)
     except Exception as failure:
         _bury(task, verdict, error)
         raise error from failure

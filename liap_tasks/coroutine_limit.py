@@ -3,8 +3,8 @@
 Two things end a coroutine from outside: its limit and a revoke (``terminate=True``). Both cancel the asyncio task that
 steps it, so both arrive at the ``await`` where it stands, through ``asyncio.timeout``, task groups and whatever else it
 is inside of. A limit arrives there as ``SoftTimeLimitExceeded``, the same error as on every other pool, and the
-coroutine may clean up, with awaits, for ``GRACE_SECONDS``. One that is still not done is abandoned: it is closed, never
-stepped again, and its attempt ends. (That is more than can be done to a thread.)
+coroutine may clean up, with awaits, for the task's ``grace``. One that is still not done is abandoned: it is closed,
+never stepped again, and its attempt ends. (That is more than can be done to a thread.)
 
 Left out: a coroutine that blocks its thread without an ``await`` cannot be reached from here; see
 :mod:`liap_tasks.loop_thread`, which reports it.
@@ -22,23 +22,22 @@ from celery.utils.log import get_logger
 
 from liap_tasks.errors import CoroutineCancelledError
 
-__all__ = ["GRACE_SECONDS", "LimitedCoroutine", "terminated"]
+__all__ = ["LimitedCoroutine", "terminated"]
 
 logger = get_logger("liap_tasks.coroutines")
-
-GRACE_SECONDS = 5.0
 
 
 class LimitedCoroutine(Coroutine[Any, Any, Any]):
     """A coroutine that can be timed out, terminated and, when it heeds neither, abandoned.
 
-    limit: seconds from :meth:`arm` on, None for no limit. name: what the log calls it.
+    limit: seconds from :meth:`arm` on, None for no limit. grace: seconds it then has to end. name: for the log.
     """
 
-    __slots__ = ("_abandon", "_coroutine", "_due", "_expired", "_timer", "abandoned", "loop", "name", "task")
+    __slots__ = ("_abandon", "_coroutine", "_due", "_expired", "_grace", "_timer", "abandoned", "loop", "name", "task")
 
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], limit: float | None, name: str) -> None:
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], limit: float | None, grace: float, name: str) -> None:
         self._coroutine = coroutine
+        self._grace = grace
         self._due: BaseException | None = None
         self._expired = False
         self._timer: asyncio.TimerHandle | float | None = limit
@@ -74,7 +73,7 @@ class LimitedCoroutine(Coroutine[Any, Any, Any]):
 
     def _interrupt(self) -> None:
         self.disarm()
-        self._timer = self.loop.call_later(GRACE_SECONDS, self._give_up)
+        self._timer = self.loop.call_later(self._grace, self._give_up)
         self.task.cancel()
 
     def _give_up(self) -> None:
@@ -83,7 +82,7 @@ class LimitedCoroutine(Coroutine[Any, Any, Any]):
             "%s went on for %g s after it was told to end: it is abandoned. It must let SoftTimeLimitExceeded and "
             "CancelledError pass, or end soon after them",
             self.name,
-            GRACE_SECONDS,
+            self._grace,
         )
         self._abandon()
 

@@ -55,7 +55,7 @@ def run_coroutine(task: LiapTask, awaitable: Awaitable[Any], limit: float | None
     prefork child.
     """
     coroutine = awaitable if isinstance(awaitable, Coroutine) else _wait_for(awaitable)
-    limited = LimitedCoroutine(coroutine, limit, f"task {task.name}[{task.request.id}]")
+    limited = LimitedCoroutine(coroutine, limit, task.grace, f"task {task.name}[{task.request.id}]")
     driver = current_driver()
     if driver is not None:
         return await_in_greenlet(driver, limited)
@@ -74,7 +74,7 @@ def pause(seconds: float) -> None:
     if driver is None:
         time.sleep(seconds)
     else:
-        await_in_greenlet(driver, LimitedCoroutine(asyncio.sleep(seconds), None, driver.name))
+        await_in_greenlet(driver, LimitedCoroutine(asyncio.sleep(seconds), None, 0.0, driver.name))
 
 
 def in_prefork_child() -> bool:

@@ -15,7 +15,7 @@ from celery import current_task
 from celery.exceptions import SoftTimeLimitExceeded, TaskRevokedError
 from celery.signals import task_revoked
 
-from liap_tasks import DeadLetterReason, EmbeddedWorker, LiapApp, RetryPolicy, coroutine_limit, dead_letters
+from liap_tasks import DeadLetterReason, EmbeddedWorker, LiapApp, RetryPolicy, dead_letters
 from tests.liap_tasks.conftest import DEADLINE, Outcomes
 
 Stats = Callable[..., dict[str, float]]
@@ -158,11 +158,9 @@ def test_a_task_group_that_overruns_is_timed_out_like_anything_else(app: LiapApp
 def test_a_coroutine_that_swallows_its_limit_is_abandoned(
     app: LiapApp,
     outcomes: Outcomes,
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     shielded: bool,
 ) -> None:
-    monkeypatch.setattr(coroutine_limit, "GRACE_SECONDS", 0.05)
     stubborn_ended, closed = asyncio.Event(), []
 
     async def stubborn() -> None:
@@ -172,7 +170,7 @@ def test_a_coroutine_that_swallows_its_limit_is_abandoned(
             except asyncio.CancelledError:
                 pass
 
-    @app.task(shared=False, name="tests.swallows", timeout=0.05, retry_policy=NEVER)
+    @app.task(shared=False, name="tests.swallows", timeout=0.05, grace=0.05, retry_policy=NEVER)
     async def swallows() -> None:
         try:
             while True:
