@@ -25,6 +25,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from celery.utils.log import get_logger
+
 from liap_tasks.dead_letter_store.letter import Letter, LetterFilter, LetterState
 from liap_tasks.dead_letter_store.pace import Pace
 from liap_tasks.dead_letter_store.sending import send
@@ -37,10 +39,16 @@ if TYPE_CHECKING:
 
 __all__ = ["BATCH", "LEASE", "ReplayReport", "replay"]
 
+logger = get_logger("liap_tasks.dead_letter_store.replay")
+
 BATCH = 500
 BATCH_SECONDS = 0.5
 LEASE = 60.0
 LOOK_SECONDS = 0.5
+AGAIN = (
+    "%d letters of replay %s were sent but could not be marked so: after %g s another replay will send them again; "
+    "queues with a deduplication window drop those"
+)
 WAITING = (LetterState.DEAD, LetterState.SCHEDULED)
 
 
@@ -51,7 +59,7 @@ class ReplayReport:
     replay_id: names this run. matched: letters that were chosen when it began. replayed: letters that the broker has
     confirmed. by_task, by_queue (where they were sent), by_reason: how many of each. came_back: replayed letters that
     are dead again of the same error, by error, as far as it was known when the replay ended. stopped: why it ended
-    before all were replayed, None if it did not.
+    before all were replayed, or what is wrong with those that were; None if all is well.
     """
 
     replay_id: str
@@ -89,9 +97,8 @@ def replay(
     are away; what was sent until then is marked, the rest is given back.
     """
     run = _Run(app, where or LetterFilter(), queue=queue, limit=limit, rule=stop_rule or StopRule(), stop=stop)
-    if dry_run:
-        return run.preview()
-    return run.go(Pace(rate, sleep=run.stop.wait), wait, progress or (lambda done, total: None))
+    pace, advance = Pace(rate, sleep=run.stop.wait), progress or (lambda done, total: None)
+    return run.preview(advance) if dry_run else run.go(pace, wait, advance)
 
 
 class _Run:
@@ -168,11 +175,20 @@ class _Run:
         finally:
             try:
                 if sent:
-                    self.store.mark_replayed(sent, claimant=self.claimant, replay_id=self.id)
-                    self.replayed += len(sent)
+                    self._mark(sent)
             finally:
                 if len(sent) < len(letters):
                     self.store.release([letter.id for letter in letters[len(sent) :]], claimant=self.claimant)
+
+    def _mark(self, sent: list[str]) -> None:
+        try:
+            marked = self.store.mark_replayed(sent, claimant=self.claimant, replay_id=self.id)
+        except Exception:
+            logger.critical(AGAIN, len(sent), self.id, LEASE)
+            raise
+        self.replayed += len(sent)
+        if marked < len(sent):
+            logger.warning(AGAIN, len(sent) - marked, self.id, LEASE)
 
     def look(self, wait: float = 0.0) -> None:
         """See what came back, for up to ``wait`` seconds, and whether that ends the replay."""
@@ -193,7 +209,7 @@ class _Run:
                 return
             self.stop.wait(min(left, LOOK_SECONDS))
 
-    def preview(self) -> ReplayReport:
+    def preview(self, progress: Callable[[int, int], None]) -> ReplayReport:
         """Count what would be sent."""
         left, after = self.matched, None
         while left > 0 and (letters := self.store.list(self.where, limit=min(left, BATCH), after=after)):
@@ -201,6 +217,7 @@ class _Run:
                 self._count(letter)
             left -= len(letters)
             after = letters[-1].id
+            progress(self.matched - left, self.matched)
         return self.report(dry_run=True)
 
     def report(self, *, dry_run: bool = False) -> ReplayReport:

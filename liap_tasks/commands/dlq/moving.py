@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from typing import IO
 
@@ -25,7 +26,8 @@ __all__ = ["export", "import_letters"]
 def export(context: click.Context, where: LetterFilter, output: IO[str], as_json: bool) -> None:
     """Write dead letters, a line of JSON each; they stay in the store."""
     total = store_of(context).count(where)
-    with progress("exporting", shown=not as_json) as advance:
+    to_terminal = output.name == "<stdout>" and sys.stdout.isatty()
+    with progress("exporting", shown=not as_json and not to_terminal) as advance:
         number = write_letters(app_of(context), output, where, progress=lambda done: advance(done, total))
     if as_json:
         say_json({"exported": number}, err=True)
@@ -41,7 +43,8 @@ def export(context: click.Context, where: LetterFilter, output: IO[str], as_json
 @click.pass_context
 def import_letters(context: click.Context, file: IO[str], as_json: bool) -> None:
     """Put exported dead letters into the store; those that are there already are left as they are."""
-    report = read_letters(app_of(context), file)
+    with progress("importing", shown=not as_json) as advance:
+        report = read_letters(app_of(context), file, progress=lambda done: advance(done, None))
     if as_json:
         say_json(asdict(report))
     else:

@@ -20,8 +20,8 @@ from rich.table import Table
 
 __all__ = ["Advance", "age", "counts", "moment", "progress", "remark", "say_json", "say_table", "say_pairs"]
 
-Advance = Callable[[int, int], None]
-"""Called as work goes on, with how much of how much is done."""
+Advance = Callable[[int, int | None], None]
+"""Called as work goes on, with how much of how much is done; None if nobody knows how much it is."""
 
 WIDE = 10_000
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from liap_tasks.application import LiapApp
 from liap_tasks.commands.ages import AGE
 from liap_tasks.commands.dlq.app import app_of
 from liap_tasks.commands.dlq.filters import chooses_letters
@@ -53,7 +54,10 @@ def replay(
     Each is sent once, however many replays run; Ctrl-C ends cleanly and leaves the rest where it is.
     """
     app = app_of(context)
-    with interrupted_by_ctrl_c() as stop, progress("replaying", shown=not dry_run and not as_json) as advance:
+    with (
+        interrupted_by_ctrl_c() as stop,
+        progress("counting" if dry_run else "replaying", shown=not as_json) as advance,
+    ):
         report = replay_letters(
             app,
             where,
@@ -66,13 +70,19 @@ def replay(
     if as_json:
         say_json(asdict(report))
     elif not report.matched:
-        remark("no dead letter matches")
+        remark(_why_nothing(app, where))
     else:
         say_pairs(_told(report))
     if report.stopped is not None and not as_json:
         remark(f"stopped: {report.stopped}")
     if report.stopped is not None or not report.matched:
         context.exit(1)
+
+
+def _why_nothing(app: LiapApp, where: LetterFilter) -> str:
+    letters = app.dead_letter_store.list(LetterFilter(ids=where.ids), limit=len(where.ids)) if where.ids else []
+    settled = [f"{letter.id} is {letter.state}" for letter in letters]
+    return f"nothing to replay: {', '.join(settled)}" if settled else "no dead letter matches"
 
 
 def _told(report: ReplayReport) -> list[tuple[str, str]]:

@@ -180,6 +180,13 @@ def test_replay_sends_and_tells(run: Dlq, app: LiapApp) -> None:
     assert states(app) == {"l1": "replayed", "l2": "replayed", "l3": "scheduled"}
 
 
+def test_a_letter_that_was_replayed_already_is_not_sent_again(run: Dlq) -> None:
+    assert run("replay", "l1").exit_code == 0
+    again = run("replay", "l1")
+    assert again.exit_code == 1
+    assert only_line(again.stderr) == "nothing to replay: l1 is replayed"
+
+
 def test_replay_for_machines_is_the_report(run: Dlq) -> None:
     report = json.loads(run("replay", "--all", "--json").stdout)
     assert (report["matched"], report["replayed"], report["stopped"], report["came_back"]) == (3, 3, None, {})

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,8 +19,9 @@ from typing import Any
 import pytest
 
 from liap_tasks import LiapApp, configuration
-from liap_tasks.dead_letter_store import LetterFilter
+from liap_tasks.dead_letter_store import DeadLetterStore, LetterFilter
 from liap_tasks.dead_letter_store.operations import replay
+from liap_tasks.dead_letter_store.replay import LEASE
 from tests.liap_tasks.dead_letter_store.letters import task_letter
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -40,14 +44,16 @@ class Commands:
             **variables,
         }
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(
+        self, *arguments: str, stdin: int = subprocess.DEVNULL, stderr: int = subprocess.PIPE
+    ) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, "-m", "celery", "-A", "liap_tasks", "dlq", *arguments],
             cwd=ROOT,
             env=self.environment,
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             text=True,
         )
 
@@ -137,6 +143,25 @@ def test_ctrl_c_ends_a_replay_between_two_letters(rabbit: Callable[..., LiapApp]
     assert len(claimed) == 200 - len(sent)  # all the others are free
 
 
+def test_a_killed_replay_loses_nothing_and_repeats_at_most_one_batch(rabbit: Callable[..., LiapApp]) -> None:
+    app = rabbit()
+    expected = record(app, 200)
+    process = Commands(app).start("replay", "--all", "--rate", "100")  # a batch: 50
+    wait_until(lambda: app.dead_letter_store.count(LetterFilter(states=("replayed",))) > 0)
+    process.kill()
+    Commands.ended(process)
+    later = DeadLetterStore(app.settings.dlq_store_url, clock=lambda: time.time() + LEASE + 1)
+    assert later.count() == 200
+    freed = later.claim(LetterFilter(), claimant="later", lease=1, limit=200)  # as after the lease
+    later.release([letter.id for letter in freed], claimant="later")
+    later.close()
+    report = replay(app, rate=0)
+    sent = sent_ids(app)
+    assert set(sent) == set(expected)
+    assert sum(sent.values()) <= 250
+    assert report.replayed == len(freed)
+
+
 def test_a_full_queue_of_rabbitmq_ends_the_replay_too(rabbit: Callable[..., LiapApp]) -> None:
     app = rabbit(max_queue_size=3)
     record(app, 5)
@@ -168,6 +193,36 @@ def test_a_command_cannot_send_into_the_memory_of_another_process(rabbit: Callab
     assert "shared with no other process" in err
     assert len(err.splitlines()) == 1
     assert app.dead_letter_store.stats().by_state == {"dead": 1}
+
+
+def test_a_terminal_gets_a_bar_and_a_question(new_app: Callable[..., LiapApp], tmp_path: Path) -> None:
+    app = new_app(dlq_store_url=f"sqlite:///{tmp_path}/letters.sqlite3")
+    record(app, 3)
+    commands = Commands(app, TERM="xterm")
+    code, shown = on_terminal(commands, "export", "--output", str(tmp_path / "letters.jsonl"))
+    assert (code, "exporting" in shown) == (0, True), shown
+    code, shown = on_terminal(commands, "purge", "--all", typed="n\n")
+    assert (code, "Delete 3 dead letters for good?" in shown) == (1, True), shown
+    assert app.dead_letter_store.count() == 3
+    code, shown = on_terminal(commands, "purge", "--all", typed="y\n")
+    assert (code, "3 purged" in shown) == (0, True), shown
+    assert app.dead_letter_store.count() == 0
+    app.dead_letter_store.close()
+
+
+def on_terminal(commands: Commands, *arguments: str, typed: str = "") -> tuple[int, str]:
+    """Run a command whose standard input and error are a terminal; return its code and what the terminal showed."""
+    ours, theirs = pty.openpty()
+    process = commands.start(*arguments, stdin=theirs, stderr=theirs)
+    os.close(theirs)
+    os.write(ours, typed.encode())
+    shown = b""
+    with contextlib.suppress(OSError):  # Linux: EIO when the other side is closed
+        while part := os.read(ours, 4096):
+            shown += part
+    code, _, _ = commands.ended(process)
+    os.close(ours)
+    return code, shown.decode()
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

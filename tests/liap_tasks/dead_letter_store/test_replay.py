@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from kombu import Queue
 
 from liap_tasks import DeadLetterError, EmbeddedWorker, EventExchange, LiapApp
@@ -268,6 +269,25 @@ def test_an_exception_in_the_middle_marks_what_was_sent_and_frees_the_rest(app: 
         replay(app, rate=0)
     assert states(app) == {"dead": 2, "replayed": 1}
     assert replay(app, LetterFilter(queues=(app.conf.task_default_queue,)), rate=0).replayed == 1
+
+
+def test_letters_that_were_sent_but_could_not_be_marked_are_told(
+    local_app: LiapApp, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = local_app
+    record(app, 1)
+    with sa.create_engine(app.settings.dlq_store_url).connect() as connection:
+        connection.execute(
+            sa.text(
+                "CREATE TRIGGER away BEFORE UPDATE ON dead_letters WHEN NEW.state = 'replayed' "
+                "BEGIN SELECT RAISE(ABORT, 'the disk is gone'); END"
+            )
+        )
+        connection.commit()
+    with pytest.raises(sa.exc.IntegrityError, match="the disk is gone"):
+        replay(app)
+    assert len(waiting(app)) == 1
+    assert any("1 letters of replay" in record.getMessage() for record in caplog.records)
 
 
 def test_two_threads_that_replay_at_once_send_each_letter_once(app: LiapApp) -> None:
