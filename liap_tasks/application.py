@@ -149,6 +149,12 @@ class LiapApp(Celery):
             raise
         return settings
 
+    @cached_property
+    def Worker(self) -> Any:
+        """The worker of the ``celery worker`` program."""
+        worker: Any = "liap_tasks.worker:LiapWorker"  # imported when it is asked for
+        return self.subclass_with_self(worker)
+
     @property
     def replies(self) -> Replies:
         """Where the answers to calls made from coroutines arrive in this process."""

@@ -16,13 +16,14 @@ from random import Random
 from types import CodeType
 from typing import TYPE_CHECKING, Any
 
-from celery.exceptions import Reject, SoftTimeLimitExceeded, TaskPredicate
+from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded, TaskPredicate
 from celery.utils.log import get_logger
 from pydantic import ValidationError
 
 from liap_tasks import dead_letters
 from liap_tasks.coroutines import in_prefork_child, pause, run_coroutine
 from liap_tasks.errors import DeadLetterError
+from liap_tasks.giving_up import may_end
 from liap_tasks.metadata import MAX_ERROR_TEXT, Attempt, deadline_in, shorten
 from liap_tasks.policies import DeadLetter, DeadLetterReason, Retry
 from liap_tasks.policies.deadline import reserved_for_fallback
@@ -57,9 +58,11 @@ def run_attempt(task: LiapTask, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     request.liap_running = True
     try:
         answer = _run_in_time(task, args, kwargs)
+        _check_that_it_counts(task)
     except TaskPredicate:  # Celery's own control flow: Retry, Ignore, Reject
         raise
     except Exception as error:
+        _check_that_it_counts(task)
         verdict = end_attempt(task, error)
         if verdict is None or not answered_by_fallback(task, verdict):
             raise
@@ -68,6 +71,13 @@ def run_attempt(task: LiapTask, args: tuple[Any, ...], kwargs: dict[str, Any]) -
         request.liap_running = False
     request.liap_answered = True
     return answer
+
+
+def _check_that_it_counts(task: LiapTask) -> None:
+    """Raise Celery's Ignore in an attempt that was given up: its message is dealt with, it must have no effect."""
+    if not may_end():
+        logger.warning("attempt %d of %s[%s] was given up", task.attempt, task.name, task.request.id)
+        raise Ignore("it was given up")
 
 
 def _run_in_time(task: LiapTask, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -156,7 +156,7 @@ def celery_configuration(settings: Settings) -> dict[str, Any]:
         "worker_consumer": "liap_tasks.consumer:LiapConsumer",
         "worker_prefetch_multiplier": 4,
         # A forked child has no part in a broker that lives in its parent's memory.
-        "worker_pool": "threads" if in_process else "prefork",
+        "worker_pool": "liap_tasks.pools.threads:TaskPool" if in_process else "prefork",
         "worker_cancel_long_running_tasks_on_connection_loss": True,
         "task_serializer": "json",
         "result_serializer": "json",

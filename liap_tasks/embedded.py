@@ -21,10 +21,6 @@ from typing import Any, Literal
 from uuid import uuid4
 
 from celery import Celery, signals
-from celery.concurrency.base import apply_target
-from celery.concurrency.solo import TaskPool as SoloPool
-from celery.concurrency.thread import ApplyResult  # type: ignore[attr-defined]  # not in the stubs
-from celery.concurrency.thread import TaskPool as ThreadPool
 from celery.exceptions import WorkerShutdown
 from celery.utils.log import get_logger
 from celery.worker import WorkController
@@ -34,6 +30,8 @@ from liap_tasks.application import CONSUMED_QUEUES
 from liap_tasks.consumer import REFRESH_COMMAND, LiapConsumer
 from liap_tasks.errors import EmbeddedWorkerError
 from liap_tasks.pools.asyncio import TaskPool as AsyncioPool
+from liap_tasks.pools.threads import SoloPool
+from liap_tasks.pools.threads import TaskPool as ThreadPool
 
 __all__ = ["EmbeddedWorker"]
 
@@ -49,36 +47,20 @@ STOP_COMMAND = "stop_embedded_worker"
 
 
 class _SoloPool(SoloPool):
-    """Celery's solo pool."""
+    """Our solo pool."""
 
     task_join_will_block = False
 
 
 class _ThreadPool(ThreadPool):
-    """Celery's thread pool, whose threads know the worker's app as the current one (tasks are looked up in it)."""
+    """Our pool of threads, beginning nothing more when the worker is to stop."""
 
     task_join_will_block = False
-    executor: Any
     stopping: threading.Event
 
-    def on_start(self) -> None:
-        self.executor._initializer = self.app.set_current
-
-    def on_apply(
-        self,
-        target: Any,
-        args: Any = None,
-        kwargs: Any = None,
-        callback: Any = None,
-        accept_callback: Any = None,
-        **_: Any,
-    ) -> Any:
-        """Give a task to the threads; it is not begun any more when the worker is to stop."""
-        return ApplyResult(self.executor.submit(self._begin, target, args, kwargs, callback, accept_callback))
-
-    def _begin(self, *call: Any) -> None:
-        if not self.stopping.is_set():
-            apply_target(*call)
+    def may_begin(self) -> bool:
+        """Tell whether a call that waits may still begin."""
+        return not self.stopping.is_set()
 
 
 class _AsyncioPool(AsyncioPool):

@@ -17,7 +17,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from celery import Task
-from celery.exceptions import Reject, TaskPredicate
+from celery.exceptions import Ignore, Reject, TaskPredicate
 from celery.exceptions import Retry as CeleryRetry
 from celery.utils.log import get_logger
 from kombu.exceptions import EncodeError
@@ -26,6 +26,7 @@ from liap_tasks import calls
 from liap_tasks.attempt import back_to_its_queue, note_attempt, run_attempt
 from liap_tasks.calls import AwaitableResult
 from liap_tasks.coroutines import is_coroutine_task
+from liap_tasks.giving_up import given_up
 from liap_tasks.metadata import MessageMetadata, deadline_in
 from liap_tasks.policies import (
     DeadLetter,
@@ -230,6 +231,8 @@ class LiapTask(Task[Any, Any]):
         request: Any = self.request
         if request.called_directly:
             return super().retry(args, kwargs, exc, throw, eta, countdown, max_retries, **options)
+        if given_up():
+            raise Ignore("it was given up")
         limit = self.retry_policy.max_retries if max_retries is None else max_retries
         if self.attempt <= limit:
             note_attempt(self, exc or sys.exc_info()[1])

@@ -4,6 +4,8 @@ Celery enforces time limits only where a signal can be delivered or a process ki
 solo pools ignore a limit in silence. Here one watchdog thread per process raises the limit's exception inside the
 thread that overran (``PyThreadState_SetAsyncExc``), so that the task can clean up and fail like any other.
 
+Under gevent a thread is a greenlet, and gevent's own timeouts do this; like them they work where a greenlet waits.
+
 Limits: Python checks for such an exception between bytecodes. A thread inside a C call (``time.sleep(60)``, a blocking
 socket without timeout) gets it when the call returns.
 """
@@ -11,19 +13,71 @@ socket without timeout) gets it when the call returns.
 from __future__ import annotations
 
 import ctypes
+import importlib
 import math
 import os
+import sys
 import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from time import monotonic
 from types import TracebackType
+from typing import Any
 
-__all__ = ["interrupt_after"]
+__all__ = ["call_after", "interrupt_after"]
 
 IDLE_SECONDS = 5.0
 TURNS = 100
 
 
-class interrupt_after:
+def interrupt_after(seconds: float, error: type[BaseException]) -> AbstractContextManager[Any]:
+    """Raise ``error`` inside this block's thread when it has run for ``seconds`` (> 0).
+
+    The error appears at most once, and never after the block has been left. Blocks may be nested. Use an instance once.
+    """
+    gevent_timeout = _gevent_timeout()
+    if gevent_timeout is not None:
+        timeout: AbstractContextManager[Any] = gevent_timeout(seconds, error)
+        return timeout
+    return _Interrupt(seconds, error)
+
+
+def _gevent_timeout() -> Any:
+    """Return gevent's Timeout where gevent has taken the place of threads; it is not imported to find that out."""
+    monkey: Any = sys.modules.get("gevent.monkey")
+    if monkey is None or not monkey.is_module_patched("threading"):
+        return None
+    return importlib.import_module("gevent").Timeout
+
+
+class call_after:
+    """Call ``action`` when this block has run for ``seconds`` (> 0), in the watchdog's thread: it must be quick."""
+
+    __slots__ = ("_lock", "_over", "_seconds", "action", "deadline")
+
+    def __init__(self, seconds: float, action: Callable[[], object]) -> None:
+        self._seconds = seconds
+        self.action = action
+        self._lock = threading.Lock()
+        self._over = False
+
+    def __enter__(self) -> None:
+        self.deadline = monotonic() + self._seconds
+        _watchdog.add(self)
+
+    def fire(self) -> None:
+        """Call the action unless the block has been left."""
+        with self._lock:
+            if not self._over:
+                self.action()
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._over = True
+        _watchdog.remove(self)
+
+
+class _Interrupt:
     """Raise ``error`` inside this block's thread when it has run for ``seconds`` (> 0).
 
     The error appears at most once, and never after the block has been left. Blocks may be nested. Use an instance once.
@@ -68,6 +122,9 @@ class interrupt_after:
                 pass
 
 
+_Block = _Interrupt | call_after
+
+
 class _Watchdog:
     """Fires blocks whose time is up; its thread lives only while there are some.
 
@@ -77,11 +134,11 @@ class _Watchdog:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._blocks: dict[interrupt_after, None] = {}
+        self._blocks: dict[_Block, None] = {}
         self._looks_at = math.inf  # when the thread looks next; infinity: it must be told
         self._thread: threading.Thread | None = None
 
-    def add(self, block: interrupt_after) -> None:
+    def add(self, block: _Block) -> None:
         self._blocks[block] = None
         if block.deadline < self._looks_at:
             with self._changed:
@@ -91,7 +148,7 @@ class _Watchdog:
                 else:
                     self._changed.notify()
 
-    def remove(self, block: interrupt_after) -> None:
+    def remove(self, block: _Block) -> None:
         self._blocks.pop(block, None)
 
     def _run(self) -> None:

@@ -12,7 +12,7 @@ DEADLINE = 20
 
 
 @pytest.mark.rabbitmq
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo", "gevent"])
 def test_failures_and_overruns_are_dead_letters(
     rabbit: LiapApp, start_worker: StartWorker, runs: Runs, pool: str
 ) -> None:

@@ -1,0 +1,261 @@
+"""A pool of threads that outlives tasks that never end, and the solo pool with the same care.
+
+Chosen by ``celery worker -P threads`` (and ``-P solo``), by ``worker_pool``, and the default on an in-process broker.
+What it does more than Celery's: the hard time limit (the task's ``timeout`` and ``grace``) is honoured. A task that
+is still running then is given up (:mod:`liap_tasks.giving_up`): its request is told, which retries it or puts it
+among the dead letters; the stuck thread is counted (``stuck-threads`` in ``celery inspect stats``) and reported with
+the place where it is stuck, and a new thread takes its place, so the concurrency is as before. The stuck thread ends
+when its task does.
+
+In the solo pool the stuck thread is the worker's own: the message is dealt with, the worker goes on when the task ends.
+
+Why not ``concurrent.futures``: its threads cannot be replaced.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from celery.concurrency.base import BasePool, apply_target
+from celery.concurrency.solo import TaskPool as CelerySoloPool
+from celery.utils.log import get_logger
+
+from liap_tasks.giving_up import CURRENT, Endurance
+from liap_tasks.timeouts import call_after
+
+__all__ = ["SoloPool", "TaskPool"]
+
+logger = get_logger("liap_tasks.pools.threads")
+
+LOOK_SECONDS = 0.1
+
+
+class _Job:
+    """One call of Celery's tracer, whom to tell, and how long to wait for its end."""
+
+    def __init__(
+        self,
+        target: Any,
+        args: Any,
+        kwargs: Any,
+        callback: Callable[[Any], Any] | None,
+        accept_callback: Callable[..., Any] | None,
+        timeout_callback: Callable[[bool, float], Any] | None,
+        timeout: float | None,
+    ) -> None:
+        self.call: tuple[Any, Any, Any] = (target, args or (), kwargs or {})
+        self.callback = callback
+        self.accept_callback = accept_callback
+        self.timeout_callback = timeout_callback
+        self.timeout = timeout
+        self.endurance = Endurance()
+        self.done = threading.Event()
+
+    @property
+    def name(self) -> str:
+        target, args, _ = self.call
+        return f"task {args[0]}[{args[1]}]" if len(args) > 1 else repr(target)
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait for its end (Celery's ApplyResult has this)."""
+        self.done.wait(timeout)
+
+    def run(self, stuck: Callable[[_Job, int], None]) -> bool:
+        """Run the tracer in this thread; False if it was given up meanwhile.
+
+        stuck: called in a thread of its own, with the id of this one, when it is given up.
+        """
+        thread = threading.get_ident()
+        token = CURRENT.set(self.endurance)
+        limit: AbstractContextManager[Any] = nullcontext()
+        if self.timeout and self.timeout_callback is not None:
+            limit = call_after(self.timeout, lambda: self._give_up(stuck, thread))
+        try:
+            with limit:
+                target, args, kwargs = self.call
+                apply_target(target, args, kwargs, self._tell, self.accept_callback)
+        except Exception:
+            # Celery's tracer lets out what a request can do nothing about; the message stays unacknowledged.
+            logger.critical("%s failed outside of its tracer", self.name, exc_info=True)
+        finally:
+            CURRENT.reset(token)
+            self.done.set()
+        return not self.endurance.given_up
+
+    def _tell(self, outcome: Any) -> None:
+        if not self.endurance.given_up and self.callback is not None:
+            self.callback(outcome)
+
+    def _give_up(self, stuck: Callable[[_Job, int], None], thread: int) -> None:
+        if self.endurance.give_up():
+            threading.Thread(target=self._report, args=(stuck, thread), name="liap-stuck-task", daemon=True).start()
+
+    def _report(self, stuck: Callable[[_Job, int], None], thread: int) -> None:
+        frame = sys._current_frames().get(thread)
+        where = "".join(traceback.format_stack(frame)[-3:]) if frame is not None else "it has just ended"
+        logger.error(
+            "%s did not end within %g s and cannot be interrupted; it is given up. It is stuck at:\n%s",
+            self.name,
+            self.timeout,
+            where,
+        )
+        stuck(self, thread)
+        if self.timeout_callback is not None:
+            self.timeout_callback(False, self.timeout or 0.0)
+
+
+class TaskPool(BasePool):
+    """Celery's interface to the threads. ``limit``: how many there are, not counting stuck ones."""
+
+    signal_safe = False
+    body_can_be_buffer = True
+    task_join_will_block = True
+    limit: int
+    app: Any
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.limit = self.limit or 1
+        self._changed = threading.Condition()
+        self._waiting: deque[_Job] = deque()
+        self._threads: set[threading.Thread] = set()
+        self._idle = 0
+        self._stuck = 0
+        self._stopping = False
+
+    # -- threads -----------------------------------------------------------------------------------------------
+
+    def on_apply(  # type: ignore[override]  # Celery passes these by name
+        self,
+        target: Any,
+        args: Any = None,
+        kwargs: Any = None,
+        callback: Any = None,
+        accept_callback: Any = None,
+        timeout_callback: Any = None,
+        timeout: float | None = None,
+        **_: Any,
+    ) -> _Job:
+        """Give a call to the threads."""
+        job = _Job(target, args, kwargs, callback, accept_callback, timeout_callback, timeout)
+        with self._changed:
+            self._waiting.append(job)
+            if len(self._waiting) > self._idle and len(self._threads) < self.limit:
+                self._add_thread()
+            else:
+                self._changed.notify()
+        return job
+
+    def _add_thread(self) -> None:
+        thread = threading.Thread(target=self._work, name="liap-pool-thread", daemon=True)
+        self._threads.add(thread)
+        thread.start()
+
+    def _work(self) -> None:
+        if self.app is not None:
+            self.app.set_current()
+        while True:
+            job = self._next()
+            if job is None:
+                return
+            if self.may_begin() and not job.run(self._replace):
+                with self._changed:
+                    self._stuck -= 1
+                logger.warning("%s, which was given up, has ended; what it did after that counts for nothing", job.name)
+                return
+
+    def _next(self) -> _Job | None:
+        """Wait for a call; None ends the thread."""
+        with self._changed:
+            self._idle += 1
+            try:
+                while not self._waiting:
+                    if self._stopping or len(self._threads) > self.limit:
+                        self._threads.discard(threading.current_thread())
+                        return None
+                    self._changed.wait()
+                return self._waiting.popleft()
+            finally:
+                self._idle -= 1
+
+    def _replace(self, job: _Job, thread_id: int) -> None:
+        """Let another thread take the place of a stuck one."""
+        with self._changed:
+            self._threads = {thread for thread in self._threads if thread.ident != thread_id}
+            self._stuck += 1
+            if self._waiting and len(self._threads) < self.limit:
+                self._add_thread()
+
+    def may_begin(self) -> bool:
+        """Tell whether a call that waits may still begin."""
+        return True
+
+    # -- the worker's side -------------------------------------------------------------------------------------
+
+    def on_stop(self) -> None:
+        """Let running tasks end, begin no other; a stuck one is left to the end of the process."""
+        with self._changed:
+            self._stopping = True
+            self._waiting.clear()
+            self._changed.notify_all()
+        while (thread := self._running()) is not None:
+            thread.join(LOOK_SECONDS)  # it may get stuck meanwhile
+
+    def _running(self) -> threading.Thread | None:
+        with self._changed:
+            return next((thread for thread in self._threads if thread.is_alive()), None)
+
+    def grow(self, n: int = 1) -> None:
+        """Let ``n`` more tasks run at once."""
+        with self._changed:
+            self.limit += n
+            for _ in range(min(n, len(self._waiting))):
+                self._add_thread()
+
+    def shrink(self, n: int = 1) -> None:
+        """Let ``n`` fewer tasks run at once, at least one."""
+        with self._changed:
+            self.limit = max(1, self.limit - n)
+            self._changed.notify_all()
+
+    def _get_info(self) -> dict[str, Any]:
+        info: dict[str, Any] = super()._get_info()  # type: ignore[misc]  # not in the stubs
+        return {**info, "threads": len(self._threads), "stuck-threads": self._stuck}
+
+
+class SoloPool(CelerySoloPool):
+    """Celery's solo pool, dealing with the message of a task that does not end while it is stuck in it."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._stuck = 0
+        del self.on_apply  # Celery's sets it to run the call at once, without limits
+
+    def on_apply(  # type: ignore[override]  # Celery passes these by name
+        self,
+        target: Any,
+        args: Any = None,
+        kwargs: Any = None,
+        callback: Any = None,
+        accept_callback: Any = None,
+        timeout_callback: Any = None,
+        timeout: float | None = None,
+        **_: Any,
+    ) -> _Job:
+        job = _Job(target, args, kwargs, callback, accept_callback, timeout_callback, timeout)
+        if not job.run(self._count):
+            self._stuck -= 1
+        return job
+
+    def _count(self, job: _Job, thread_id: int) -> None:
+        self._stuck += 1
+
+    def _get_info(self) -> dict[str, Any]:
+        info: dict[str, Any] = super()._get_info()  # type: ignore[misc]  # not in the stubs
+        return {**info, "stuck-threads": self._stuck}

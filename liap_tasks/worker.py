@@ -1,0 +1,26 @@
+"""The ``celery worker`` program's worker, with our pools of threads in the place of Celery's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery.apps.worker import Worker
+from celery.concurrency.solo import TaskPool as CelerySoloPool
+from celery.concurrency.thread import TaskPool as CeleryThreadPool
+
+from liap_tasks.pools.threads import SoloPool, TaskPool
+
+__all__ = ["LiapWorker"]
+
+OURS: dict[Any, Any] = {CeleryThreadPool: TaskPool, CelerySoloPool: SoloPool}
+
+
+class LiapWorker(Worker):
+    """Celery's worker; ``-P threads`` and ``-P solo`` mean the pools of :mod:`liap_tasks.pools.threads`."""
+
+    pool_cls: Any
+
+    def on_init_blueprint(self) -> None:
+        """Called when the pool's class is known and none has been made yet."""
+        super().on_init_blueprint()
+        self.pool_cls = OURS.get(self.pool_cls, self.pool_cls)
