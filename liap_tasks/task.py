@@ -46,6 +46,7 @@ __all__ = ["LiapTask"]
 logger = get_logger("liap_tasks.task")
 _rng = Random()
 
+COROUTINE_SLACK = 1.0
 UNSENDABLE = (EncodeError, TypeError, ValueError)
 
 
@@ -209,6 +210,8 @@ class LiapTask(Task[Any, Any]):
             cls.soft_time_limit = limit  # the stubs say int; seconds may be fractions
         if cls.soft_time_limit and cls.time_limit is None:
             hard: Any = cls.soft_time_limit + cls.grace
+            if cls.is_coroutine:  # its own grace ends first: a coroutine can be abandoned, its thread need not be
+                hard += COROUTINE_SLACK
             cls.time_limit = hard
 
     def retry(

@@ -125,6 +125,7 @@ class TaskPool(BasePool):
         self._changed = threading.Condition()
         self._waiting: deque[_Job] = deque()
         self._threads: set[threading.Thread] = set()
+        self._started = 0
         self._idle = 0
         self._stuck = 0
         self._stopping = False
@@ -153,7 +154,8 @@ class TaskPool(BasePool):
         return job
 
     def _add_thread(self) -> None:
-        thread = threading.Thread(target=self._work, name="liap-pool-thread", daemon=True)
+        self._started += 1
+        thread = threading.Thread(target=self._work, name=f"liap-pool-thread-{self._started}", daemon=True)
         self._threads.add(thread)
         thread.start()
 

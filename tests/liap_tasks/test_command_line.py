@@ -93,7 +93,7 @@ def test_a_worker_alone_with_its_broker_says_so_in_one_line_with_the_way_out(wor
 
 
 def test_the_worker_of_an_in_process_broker_uses_threads(worker_run: tuple[int, str]) -> None:
-    assert "(thread)" in worker_run[1], worker_run[1]
+    assert "(threads)" in worker_run[1], worker_run[1]
 
 
 def test_a_wrong_setting_ends_the_worker_with_one_clean_line() -> None:

@@ -42,7 +42,7 @@ def test_the_reasons_are_the_documented_ones() -> None:
     assert {reason.value for reason in DeadLetterReason} == {
         *("rejected", "expired", "maxlen", "delivery_limit"),
         *("retries_exhausted", "processing_failed", "validation_failed", "timed_out"),
-        *("no_handler", "undecodable", "worker_lost", "manual"),
+        *("no_handler", "undecodable", "unknown_version", "worker_lost", "manual"),
     }
 
 

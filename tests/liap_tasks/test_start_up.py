@@ -56,7 +56,10 @@ def test_the_configuration_has_no_deprecated_settings(app: LiapApp) -> None:
         assert not app.conf.maybe_warn_deprecated_settings()
 
 
-@pytest.mark.parametrize(("type_", "pool"), [("memory", "threads"), ("priority", "threads"), ("rabbitmq", "prefork")])
+THREADS = "liap_tasks.pools.threads:TaskPool"
+
+
+@pytest.mark.parametrize(("type_", "pool"), [("memory", THREADS), ("priority", THREADS), ("rabbitmq", "prefork")])
 def test_the_pool_suits_the_broker(type_: Any, pool: str) -> None:
     assert celery_configuration(load_settings(message_queue_type=type_))["worker_pool"] == pool
 
