@@ -107,15 +107,14 @@ class TestKilled:
 
     @pytest.fixture
     def celery_worker_cluster(self, another_worker: Callable[..., CeleryTestWorker]) -> CeleryWorkerCluster:
-        pools = ("prefork", "prefork", "threads", "threads", "threads")
+        pools = ("prefork", "prefork", "threads", "threads")
         return CeleryWorkerCluster(*[another_worker("-P", pool, "-c", "1", wait=False) for pool in pools])
 
     def test_a_worker_is_killed_each_way(self, setup: CeleryTestSetup) -> None:
         assert setup.worker_cluster is not None
-        killed, terminated, interrupted, quit_, shut_down = cast("list[LocalTestWorker]", list(setup.worker_cluster))
+        killed, terminated, quit_, shut_down = cast("list[LocalTestWorker]", list(setup.worker_cluster))
 
         terminated.kill(signal="SIGTERM")
-        interrupted.kill(signal="SIGINT")
         quit_.kill(signal=signal.SIGQUIT)
         setup.app.control.shutdown(destination=[shut_down.hostname()])
         children = [process["pid"] for process in killed.get_running_processes_info(["pid"])]
@@ -127,7 +126,6 @@ class TestKilled:
         assert not any(map(runs, children))
         for worker, text in (
             (terminated, "worker: Warm shutdown"),
-            (interrupted, "worker: Warm shutdown"),
             (quit_, "worker: Cold shutdown"),
             (shut_down, "Got shutdown from remote"),
         ):
@@ -143,22 +141,26 @@ class TestRestarted:
     def default_worker_command(self, default_worker_container_cls: type[CeleryWorkerContainer]) -> list[str]:
         return default_worker_container_cls.command("-P", "threads", "-c", "1")  # it ends faster than prefork
 
-    def test_a_restarted_worker_works_again_under_its_name(self, setup: CeleryTestSetup) -> None:
+    @pytest.mark.parametrize(
+        ("celery_broker", "force"),
+        [
+            pytest.param("celery_rabbitmq_broker", False, marks=pytest.mark.rabbitmq, id="rabbitmq-gracefully"),
+            pytest.param("celery_redis_broker", True, marks=pytest.mark.redis, id="redis-by-force"),
+        ],
+        indirect=["celery_broker"],
+    )
+    def test_a_restarted_worker_works_again_under_its_name(self, setup: CeleryTestSetup, force: bool) -> None:
         worker = setup.worker
         assert isinstance(worker, LocalTestWorker)
-        name, pids = worker.hostname(), [worker.process.pid]
-        for force in (False, True):
-            before = worker.logs()
+        name, pid, log = worker.hostname(), worker.process.pid, worker.logs()
 
-            worker.restart(force=force)
+        worker.restart(force=force)
 
-            assert worker.container.status == "running"
-            assert worker.hostname() == name
-            assert worker.process.pid not in pids
-            assert worker.logs().startswith(before)
-            pids.append(worker.process.pid)
-            assert worker.logs().count(f"{name} ready.") == len(pids)
-            assert call(setup, tasks.shout, "again") == "AGAIN"
+        assert worker.container.status == "running"
+        assert (worker.hostname(), worker.process.pid != pid) == (name, True)
+        assert worker.logs().startswith(log)
+        assert worker.logs().count(f"{name} ready.") == 2
+        assert call(setup, tasks.shout, "again") == "AGAIN"
 
 
 class TestCluster:

@@ -38,7 +38,7 @@ def works(self: Any, folder: str, key: str, seconds: float = 0.0) -> str:
     return key
 
 
-@shared_task(bind=True, name="kill.waits_for_a_file", ignore_result=False, retry_policy=ONCE)
+@shared_task(bind=True, name="kill.waits_for_a_file", ignore_result=False, retry_policy=TWICE)
 def waits_for_a_file(self: Any, folder: str, key: str) -> int:
     """Be done once there is a file ``go``; return the process that was."""
     note(folder, key, begun(self.request))
