@@ -57,7 +57,7 @@ def run_attempt(task: LiapTask, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     request: Any = task.request
     request.liap_running = True
     try:
-        answer = _run_in_time(task, args, kwargs)
+        answer = _run_in_time(task, request, args, kwargs)
         _check_that_it_counts(task)
     except TaskPredicate:  # Celery's own control flow: Retry, Ignore, Reject
         raise
@@ -80,9 +80,9 @@ def _check_that_it_counts(task: LiapTask) -> None:
         raise Ignore("it was given up")
 
 
-def _run_in_time(task: LiapTask, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _run_in_time(task: LiapTask, request: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run the function under the task's limit and the message's deadline, whichever comes first."""
-    limit = _limit_to_enforce(task)
+    limit = _limit_to_enforce(task, request)
     if limit is None or task.is_coroutine:
         result = task.run(*args, **kwargs)
     else:
@@ -91,10 +91,10 @@ def _run_in_time(task: LiapTask, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     return run_coroutine(task, result, limit) if isinstance(result, Awaitable) else result
 
 
-def _limit_to_enforce(task: LiapTask) -> float | None:
+def _limit_to_enforce(task: LiapTask, request: Any) -> float | None:
     """Return the seconds after which this process must end the attempt, None: it need not."""
-    limit = time_limit(task)
-    deadline = deadline_in(task.request.headers)
+    limit = _time_limit(task, request)
+    deadline = deadline_in(request.headers)
     if deadline is not None:
         left = deadline - time.time()
         if task.fallback is not None:
@@ -110,7 +110,11 @@ def _limit_to_enforce(task: LiapTask) -> float | None:
 
 def time_limit(task: LiapTask) -> float | None:
     """Return the seconds that an attempt may take: the message's own limit, else the task's."""
-    asked = task.request.timelimit
+    return _time_limit(task, task.request)
+
+
+def _time_limit(task: LiapTask, request: Any) -> float | None:
+    asked = request.timelimit
     return (asked[1] if asked and asked[1] else None) or task.soft_time_limit
 
 

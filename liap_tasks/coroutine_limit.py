@@ -21,6 +21,7 @@ from celery.exceptions import Ignore, SoftTimeLimitExceeded
 from celery.utils.log import get_logger
 
 from liap_tasks.errors import CoroutineCancelledError
+from liap_tasks.loop_deadlines import Deadlines
 
 __all__ = ["LimitedCoroutine", "terminated"]
 
@@ -30,32 +31,53 @@ logger = get_logger("liap_tasks.coroutines")
 class LimitedCoroutine(Coroutine[Any, Any, Any]):
     """A coroutine that can be timed out, terminated and, when it heeds neither, abandoned.
 
-    limit: seconds from :meth:`arm` on, None for no limit. grace: seconds it then has to end. name: for the log.
+    limit: seconds from :meth:`arm` on, None for no limit. grace: seconds it then has to end. named: for the log.
     """
 
-    __slots__ = ("_abandon", "_coroutine", "_due", "_expired", "_grace", "_timer", "abandoned", "loop", "name", "task")
+    __slots__ = (
+        "_abandon",
+        "_coroutine",
+        "_deadlines",
+        "_due",
+        "_expired",
+        "_grace",
+        "_limit",
+        "_named",
+        "_timer",
+        "abandoned",
+        "task",
+    )
 
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], limit: float | None, grace: float, name: str) -> None:
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], limit: float | None, grace: float, named: object) -> None:
         self._coroutine = coroutine
         self._grace = grace
         self._due: BaseException | None = None
         self._expired = False
-        self._timer: asyncio.TimerHandle | float | None = limit
+        self._limit = limit
+        self._timer: asyncio.TimerHandle | None = None  # the end of the grace time
         self.abandoned = False
-        self.name = name
+        self._named = named
 
-    def arm(self, task: asyncio.Task[Any], loop: asyncio.AbstractEventLoop, abandon: Callable[[], None]) -> None:
-        """Start the clock. task: steps this coroutine, on ``loop``. abandon: called on the loop when all else fails."""
+    @property
+    def name(self) -> str:
+        """What logs call it."""
+        return str(self._named)
+
+    def arm(self, task: asyncio.Task[Any], deadlines: Deadlines, abandon: Callable[[], None]) -> None:
+        """Start the clock. task: steps this coroutine on the deadlines' loop. abandon: called if all else fails."""
         self.task = task
-        self.loop = loop
         self._abandon = abandon
-        self._timer = loop.call_later(self._timer, self.expire) if isinstance(self._timer, int | float) else None
+        self._deadlines = deadlines
+        if self._limit:
+            deadlines.add(self, self._limit)
 
     def disarm(self) -> None:
         """Stop the clock."""
-        if isinstance(self._timer, asyncio.TimerHandle):
+        if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        elif self._limit:
+            self._deadlines.remove(self, self._limit)
 
     # -- ending it from outside, on the loop's thread ----------------------------------------------------------
 
@@ -73,7 +95,7 @@ class LimitedCoroutine(Coroutine[Any, Any, Any]):
 
     def _interrupt(self) -> None:
         self.disarm()
-        self._timer = self.loop.call_later(self._grace, self._give_up)
+        self._timer = self._deadlines.loop.call_later(self._grace, self._give_up)
         self.task.cancel()
 
     def _give_up(self) -> None:

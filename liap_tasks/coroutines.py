@@ -25,13 +25,14 @@ import time
 from collections.abc import Awaitable, Coroutine, Iterator
 from contextlib import contextmanager
 from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from billiard.process import current_process
 from celery._state import _task_stack  # type: ignore[attr-defined]  # not in the stubs
 from celery.exceptions import SoftTimeLimitExceeded
 
 from liap_tasks.coroutine_limit import LimitedCoroutine
+from liap_tasks.loop_deadlines import Deadlines
 from liap_tasks.loop_thread import Driver, LoopThread, await_in_greenlet, current_driver
 
 if TYPE_CHECKING:
@@ -55,13 +56,23 @@ def run_coroutine(task: LiapTask, awaitable: Awaitable[Any], limit: float | None
     prefork child.
     """
     coroutine = awaitable if isinstance(awaitable, Coroutine) else _wait_for(awaitable)
-    limited = LimitedCoroutine(coroutine, limit, task.grace, f"task {task.name}[{task.request.id}]")
+    limited = LimitedCoroutine(coroutine, limit, task.grace, _Attempt(task.name, task.request.id))
     driver = current_driver()
     if driver is not None:
         return await_in_greenlet(driver, limited)
     if _gevent_shares_threads() or asyncio._get_running_loop() is not None:
         return _helper().run(task, limited)
     return _own_loop().run(limited)
+
+
+class _Attempt(NamedTuple):
+    """What logs call a coroutine, put together when it is needed."""
+
+    task: str
+    id: str | None
+
+    def __str__(self) -> str:
+        return f"task {self.task}[{self.id}]"
 
 
 async def _wait_for(awaitable: Awaitable[Any]) -> Any:
@@ -91,13 +102,14 @@ class _OwnLoop:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
+        self._deadlines = Deadlines(self.loop)
 
     def run(self, coroutine: LimitedCoroutine) -> Any:
         """Run a coroutine to its end, here."""
         loop = self.loop
         task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=loop, name=coroutine.name)
         task.add_done_callback(_stop_loop)
-        coroutine.arm(task, loop, loop.stop)
+        coroutine.arm(task, self._deadlines, loop.stop)
         try:
             with _celerys_limit(coroutine, task):
                 loop.run_forever()
@@ -134,9 +146,9 @@ def _celerys_limit(coroutine: LimitedCoroutine, task: asyncio.Task[Any]) -> Iter
         return
 
     def expire(*_: Any) -> None:
-        if asyncio.current_task(coroutine.loop) is task:  # it is running right now: raise it there
+        if asyncio.current_task(task.get_loop()) is task:  # it is running right now: raise it there
             raise SoftTimeLimitExceeded
-        coroutine.loop.call_soon_threadsafe(coroutine.expire)
+        task.get_loop().call_soon_threadsafe(coroutine.expire)
 
     before = signal.signal(signal.SIGUSR1, expire)
     try:
@@ -197,7 +209,7 @@ class _Helper:
                 ended.set()
 
         drivers: list[Driver] = []
-        self._thread.call(lambda: drivers.append(Driver(self._thread.loop, attempt, coroutine.name, context)))
+        self._thread.call(lambda: drivers.append(Driver(self._thread.deadlines, attempt, coroutine.name, context)))
         try:
             ended.wait()
         except BaseException:  # the caller is interrupted or killed

@@ -69,6 +69,9 @@ class _AsyncioPool(AsyncioPool):
     task_join_will_block = False
     stopping: threading.Event
 
+    def settle_memory(self) -> None:
+        """Leave the garbage collection of the program around the worker alone."""
+
     def may_begin(self) -> bool:
         """Tell whether tasks may still begin."""
         return not self.stopping.is_set() and super().may_begin()

@@ -30,6 +30,7 @@ from celery.utils.log import get_logger
 from greenlet import getcurrent, greenlet
 
 from liap_tasks.coroutine_limit import LimitedCoroutine, terminated
+from liap_tasks.loop_deadlines import Deadlines
 
 __all__ = ["Driver", "LoopThread", "await_in_greenlet", "current_driver"]
 
@@ -96,26 +97,31 @@ class _Steps(Coroutine[Any, Any, None]):
 class Driver:
     """One function on a loop's thread. It must not raise. To be made and used on that thread.
 
-    name: what logs call it. context: its context variables.
+    deadlines: of the loop. named: what logs call it, as ``str``. context: its context variables.
     """
 
-    __slots__ = ("_greenlet", "_steps", "awaited", "function", "loop", "name", "task", "terminating")
+    __slots__ = ("_greenlet", "_named", "_steps", "awaited", "deadlines", "function", "task", "terminating")
 
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
+        deadlines: Deadlines,
         function: Callable[[], None],
-        name: str,
+        named: object,
         context: contextvars.Context | None = None,
     ) -> None:
-        self.loop = loop
+        self.deadlines = deadlines
         self.function = function
-        self.name = name
+        self._named = named
         self.awaited: LimitedCoroutine | None = None
         self.terminating = False
         self._greenlet = _Greenlet(self, context or contextvars.copy_context())
         self._steps = _Steps(self, self._greenlet)
-        self.task: asyncio.Task[None] = loop.create_task(self._steps)
+        self.task: asyncio.Task[None] = asyncio.Task(self._steps, loop=deadlines.loop)
+
+    @property
+    def name(self) -> str:
+        """What logs call it."""
+        return str(self._named)
 
     def terminate(self) -> None:
         """Cancel what the function waits for, now or when it will; its attempt then ends as terminated."""
@@ -129,7 +135,7 @@ class Driver:
         self._steps.detached = True
         left_behind = self.task
         self._steps = _Steps(self, self._greenlet, _Abandoned())
-        self.task = self.loop.create_task(self._steps)
+        self.task = asyncio.Task(self._steps, loop=self.deadlines.loop)
         left_behind.cancel()
 
 
@@ -149,7 +155,7 @@ def await_in_greenlet(driver: Driver, coroutine: LimitedCoroutine) -> Any:
         coroutine.close()
         raise terminated()
     to_loop = driver._greenlet.parent.switch  # it has one: the loop started it
-    coroutine.arm(driver.task, driver.loop, driver.leave_coroutine)
+    coroutine.arm(driver.task, driver.deadlines, driver.leave_coroutine)
     driver.awaited = coroutine
     step: Callable[[Any], Any] = coroutine.send
     argument: Any = None
@@ -204,6 +210,7 @@ class LoopThread:
         self.thread: threading.Thread | None = None
         self._stopping = False
         self.loop = loop or asyncio.new_event_loop()
+        self.deadlines = Deadlines(self.loop)
 
     def start(self) -> None:
         """Start the thread."""
