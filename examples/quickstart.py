@@ -1,6 +1,6 @@
 """A task with a policy, a worker in this process, and what becomes of a call that fails for good."""
 
-from liap_tasks import DeliveryOptions, EmbeddedWorker, MessagePriority, RetryPolicy, create_app, dead_letters
+from liap_tasks import DeliveryOptions, EmbeddedWorker, MessagePriority, RetryPolicy, create_app
 
 app = create_app()
 
@@ -17,5 +17,6 @@ if __name__ == "__main__":
         urgent = DeliveryOptions(priority=MessagePriority.HIGH, correlation_id="req-456")
         print("settled:", settle.apply_async(("game-1", 21), delivery=urgent).get(timeout=5))
         settle.delay("game-2", -1).get(timeout=10, propagate=False)
-        for letter in dead_letters.peek(app):
-            print("dead:", letter.task, letter.args, letter.reason.value, [one.error for one in letter.attempts])
+    # The worker has put it into the store (DLQ_STORE_URL, by default a SQLite file in this folder).
+    for letter in app.dead_letter_store.list(newest_first=True, limit=1):
+        print("dead:", letter.task, letter.task_id, letter.reason, [attempt["error"] for attempt in letter.attempts])

@@ -33,10 +33,12 @@ from liap_tasks.cli import end_celery_command
 from liap_tasks.configuration import broker_feature, celery_configuration, check_broker, work_queue
 from liap_tasks.coroutines import MARK
 from liap_tasks.dead_letter_store import DeadLetterStore
+from liap_tasks.dead_letter_store.bootstep import KeepsDeadLetters
 from liap_tasks.dead_letter_store.database import ALLOWED as STORE_URLS
 from liap_tasks.errors import ConfigurationError
 from liap_tasks.events import EventExchange
 from liap_tasks.metadata import HEADER, MessageMetadata, deadline_in
+from liap_tasks.policies import DeadLetterPolicy
 from liap_tasks.policies.deadline import deadline_from
 from liap_tasks.replies import Replies
 from liap_tasks.routing import Router
@@ -132,7 +134,7 @@ class LiapApp(Celery):
         self.embedded_workers: list[Refreshable] = []
         super().__init__(main, **options)
         self.config_from_object(_LateConfiguration(self))
-        self.steps["worker"].add(SaysWhoSharesTheBroker)
+        self.steps["worker"].update((SaysWhoSharesTheBroker, KeepsDeadLetters))
 
     @cached_property
     def settings(self) -> Settings:
@@ -181,6 +183,8 @@ class LiapApp(Celery):
         if self._replies is not None:
             self._replies.close()
             self._replies = None
+        if "dead_letter_store" in self.__dict__:
+            self.dead_letter_store.close()
         super().close()
 
     def _task_from_fun(  # type: ignore[override]  # Celery's signature has some thirty parameters
@@ -233,6 +237,20 @@ class LiapApp(Celery):
 
         setattr(dumping, MARK, True)  # Celery's wrapper, no coroutine function itself, takes it over
         return dumping
+
+    @cached_property
+    def dead_letter_policy(self) -> DeadLetterPolicy:
+        """The policy of tasks that have none of their own, and of messages that are no task known here."""
+        settings = self.settings
+        return DeadLetterPolicy(
+            max_retries=settings.dlq_max_retries,
+            retry_delay=settings.dlq_retry_delay,
+            ttl=timedelta(hours=settings.dlq_retention_hours),
+        )
+
+    def dead_letter_policy_of(self, task_name: str | None) -> DeadLetterPolicy:
+        """Return what becomes of the dead letters of a task."""
+        return getattr(self.tasks.get(task_name or ""), "dead_letter_policy", None) or self.dead_letter_policy
 
     @cached_property
     def dead_letter_store(self) -> DeadLetterStore:

@@ -145,7 +145,7 @@ def end_attempt(task: LiapTask, error: Exception) -> DeadLetter | None:
 
 def _bury(task: LiapTask, decision: DeadLetter, error: Exception) -> None:
     """Put the message among the dead letters if the task's policy wants that; else it goes back to its queue."""
-    if task.dead_letter_policy.enabled:
+    if task.app.dead_letter_policy_of(task.name).enabled:
         try:
             dead_letters.publish(
                 task.app,

@@ -53,7 +53,8 @@ UNSENDABLE = (EncodeError, TypeError, ValueError)
 class LiapTask(Task[Any, Any]):
     """A Celery task with policies. Each attribute is an option of ``@app.task(...)``.
 
-    retry_policy: when a failed attempt is tried again. dead_letter_policy: what becomes of a message that is not.
+    retry_policy: when a failed attempt is tried again. dead_letter_policy: what becomes of a message that
+    is not; None: the app's, which the settings DLQ_* make.
     timeout: seconds an attempt may take, then ``SoftTimeLimitExceeded`` is raised in it; None: HANDLER_TIMEOUT_SECONDS;
     0: no limit. grace: seconds it then has to clean up; a process of the prefork pool is killed after them. priority:
     default priority of its messages. fallback: a function with the task's arguments that answers instead when the
@@ -66,7 +67,7 @@ class LiapTask(Task[Any, Any]):
     reject_on_worker_lost = False  # a lost attempt is ended as any other, see liap_tasks.lost_attempts
 
     retry_policy: RetryPolicy = RetryPolicy()
-    dead_letter_policy: DeadLetterPolicy = DeadLetterPolicy()
+    dead_letter_policy: DeadLetterPolicy | None = None
     timeout: float | None = None
     grace: float = 5.0
     priority: MessagePriority | int | None = None

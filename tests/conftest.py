@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from tests.servers.fixtures import (
@@ -16,6 +18,11 @@ from tests.servers.fixtures import (
 __all__ = ["postgres_url", "rabbitmq_node", "rabbitmq_url", "rabbitmq_virtual_host", "redis_url"]
 
 pytest_plugins = ["liap_tasks.testing.local_nodes"]
+
+
+def pytest_configure() -> None:
+    """Keep dead letters in their queue unless a test asks for a store: no worker writes a file where tests run."""
+    os.environ.setdefault("DLQ_STORE_URL", "none")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

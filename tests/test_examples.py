@@ -15,8 +15,13 @@ SHOWN = {
     "plain_kombu.py": ["refused: queue 'two' is full", "ready after a minute: [{'move': 1}, {'move': 2}]"],
 }
 
-
 OF_THEIR_OWN = {"fastapi_backend.py": "tests/test_fastapi_example.py"}
+
+
+@pytest.fixture(autouse=True)
+def _default_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the program keep its dead letters as it would anywhere else."""
+    monkeypatch.delenv("DLQ_STORE_URL", raising=False)
 
 
 def test_no_example_is_forgotten() -> None:

@@ -48,8 +48,8 @@ def send(app: LiapApp, producer: Any, letter: Letter, queue: str | None = None) 
             retry_policy=app.conf.task_publish_retry_policy,
             **properties,
         )
-    except OperationalError as error:
-        if isinstance(error.__cause__, MessageNacked):
+    except (OperationalError, MessageNacked) as error:  # RabbitMQ's refusal; our transports raise QueueFullError
+        if isinstance(error, MessageNacked) or isinstance(error.__cause__, MessageNacked):
             raise app.refusal(target) from error
         raise
 

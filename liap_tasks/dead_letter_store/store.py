@@ -24,9 +24,12 @@ from liap_tasks.dead_letter_store.migrations import migrate
 from liap_tasks.dead_letter_store.rows import letter_from, row_from, structure_from, structure_text
 from liap_tasks.dead_letter_store.schema import AUDIT, LETTERS
 from liap_tasks.dead_letter_store.selection import condition, page
-from liap_tasks.errors import LetterInUseError, LetterNotFoundError
+from liap_tasks.errors import LetterInUseError, LetterNotFoundError, StoreVersionError
 
-__all__ = ["DeadLetterStore"]
+__all__ = ["STORE_ERRORS", "DeadLetterStore"]
+
+# The database is away, out of room, locked or too new: nothing to be done but wait.
+STORE_ERRORS = (sa.exc.SQLAlchemyError, StoreVersionError)
 
 WAITING = (LetterState.DEAD, LetterState.SCHEDULED)
 CONTENT = {"body": b"", "headers": "{}", "properties": "{}", "traceback": None}  # what a purge drops
@@ -50,6 +53,18 @@ class DeadLetterStore:
         self.clock = clock
         self._opening = threading.Lock()
         self._opened: tuple[int, sa.Engine] | None = None  # by process: a connection is not for a forked child
+
+    def exists(self) -> bool:
+        """Tell whether there may be letters: False for a SQLite file that nobody has made yet."""
+        name = self.url.database
+        return (
+            self.url.get_backend_name() != "sqlite" or self._opened is not None or bool(name and os.path.exists(name))
+        )
+
+    def ping(self) -> None:
+        """Return if the database can be reached; raise what it raises if not."""
+        with self._read() as connection:
+            connection.scalar(sa.select(sa.literal(1)))
 
     # -- recording and looking ---------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Why a message is dead, and what is done with it afterwards.
+"""Why a message is dead, and what is done with it afterwards: when it is tried again, how long it is kept.
 
 A dead letter is AMQP's: a message that could not be processed and is kept. Four reasons come from the broker
 (RabbitMQ's names), the others only the task side can know.
@@ -6,13 +6,14 @@ A dead letter is AMQP's: a message that could not be processed and is kept. Four
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 
 from liap_tasks.policies.durations import Duration, in_seconds
 
-__all__ = ["BROKER_REASONS", "DeadLetter", "DeadLetterPolicy", "DeadLetterReason"]
+__all__ = ["BROKER_REASONS", "TRANSIENT_REASONS", "DeadLetter", "DeadLetterPolicy", "DeadLetterReason"]
 
 
 class DeadLetterReason(StrEnum):
@@ -78,23 +79,73 @@ class DeadLetter(Exception):
         return hash((self.reason, self.detail))
 
 
+TRANSIENT_REASONS = frozenset(
+    {DeadLetterReason.RETRIES_EXHAUSTED, DeadLetterReason.TIMED_OUT, DeadLetterReason.WORKER_LOST}
+)
+"""What may pass by itself: the others die of the message, and would die again."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DeadLetterPolicy:
-    """Where a task's dead letters go, and how long they are kept.
+    """Where a task's dead letters go, when they are tried again by themselves, and how long they are kept.
 
     enabled: False lets a failed message end as Celery ends it (acknowledged, state FAILURE).
-    max_retries: automatic replays of a dead letter. retry_delay: seconds before the first of them;
-    exponential_backoff doubles it each time. ttl: how long a dead letter is kept.
+    max_retries: automatic replays of a dead letter, over all its lives; 0 for none. retry_delay: seconds (or a
+    timedelta) from its death to the first of them; exponential_backoff doubles it each time, up to max_delay.
+    retry_reasons: what it must have died of. reason_delays: other first delays for some of these.
+    ttl: how long a dead letter is kept.
+
+    Worked example: retry_delay 60, max_delay 200: replays after 60, 120, 200 s.
+    Raises ValueError naming the field for a value out of bounds.
     """
 
     enabled: bool = True
     max_retries: int = 3
     retry_delay: Duration = 60.0
     exponential_backoff: bool = True
+    max_delay: Duration = timedelta(hours=1)
+    retry_reasons: Collection[DeadLetterReason | str] = TRANSIENT_REASONS
+    reason_delays: Mapping[DeadLetterReason | str, Duration] = field(default_factory=dict, hash=False)
     ttl: Duration = timedelta(hours=24)
 
     def __post_init__(self) -> None:
         if not isinstance(self.max_retries, int) or isinstance(self.max_retries, bool) or self.max_retries < 0:
             raise ValueError(f"max_retries must be a whole number of at least 0, not {self.max_retries!r}")
         object.__setattr__(self, "retry_delay", in_seconds("retry_delay", self.retry_delay))
+        object.__setattr__(self, "max_delay", in_seconds("max_delay", self.max_delay))
         object.__setattr__(self, "ttl", in_seconds("ttl", self.ttl, above_zero=True))
+        reasons = frozenset(_reason("retry_reasons", reason) for reason in self.retry_reasons)
+        object.__setattr__(self, "retry_reasons", reasons)
+        delays = {
+            _reason("reason_delays", reason): in_seconds("reason_delays", delay)
+            for reason, delay in self.reason_delays.items()
+        }
+        object.__setattr__(self, "reason_delays", delays)
+
+    @property
+    def ttl_seconds(self) -> float:
+        """How long a dead letter is kept, in seconds."""
+        return in_seconds("ttl", self.ttl)
+
+    def retry_at(self, reason: str, *, replays: int, died_at: float) -> float | None:
+        """Return when a letter is to be replayed by itself, None for never.
+
+        replays: how many replays have led to it, >= 0. died_at: the time that is counted from (s).
+        """
+        if not self.enabled or reason not in self.retry_reasons or replays >= self.max_retries:
+            return None
+        return died_at + self.delay(reason, replays)
+
+    def delay(self, reason: str, replays: int) -> float:
+        """Return the seconds between a death of ``reason`` after ``replays`` replays and the next replay."""
+        first = in_seconds("delay", self.reason_delays.get(reason, self.retry_delay))  # a reason is equal to its text
+        # A large exponent would overflow; the cap is reached long before.
+        growth = 2.0 ** min(replays, 1000) if self.exponential_backoff else 1.0
+        return min(first * growth, in_seconds("max_delay", self.max_delay))
+
+
+def _reason(field: str, value: DeadLetterReason | str) -> DeadLetterReason:
+    try:
+        return DeadLetterReason(value)
+    except ValueError:
+        raise ValueError(f"{field} takes reasons ({', '.join(DeadLetterReason)}), not {value!r}") from None
