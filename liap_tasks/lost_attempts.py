@@ -73,7 +73,7 @@ def _publish_retry(task: LiapTask, context: Any, decision: Retry) -> Ending:
 
 
 def _publish_dead_letter(task: LiapTask, context: Any, verdict: DeadLetter, error: Exception, traceback: str) -> Ending:
-    if task.dead_letter_policy.enabled:
+    if task.app.dead_letter_policy_of(task.name).enabled:
         try:
             dead_letters.publish(task.app, context, task=task.name, verdict=verdict, error=error, traceback=traceback)
         except DeadLetterError as failure:

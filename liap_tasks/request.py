@@ -113,8 +113,8 @@ class LiapRequest(Request):
         super()._announce_revoked(reason, terminated, signum, expired)  # type: ignore[misc]  # not in the stubs
 
     def _expired_is_kept(self) -> bool:
-        policy = getattr(self.task, "dead_letter_policy", None)
-        return policy is not None and bool(policy.enabled)
+        task: Any = self.task
+        return hasattr(task, "dead_letter_policy") and bool(self.app.dead_letter_policy_of(task.name).enabled)
 
     def _lost_with(self, exc_info: Any) -> Exception | None:
         """Return the error of an attempt whose process is gone, None for one that ended by itself."""

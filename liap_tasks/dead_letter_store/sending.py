@@ -14,6 +14,7 @@ from kombu.exceptions import OperationalError
 
 from liap_tasks import dead_letters
 from liap_tasks.metadata import MessageMetadata
+from liap_tasks.redelivery import HEADER as REDELIVERIES
 
 if TYPE_CHECKING:
     from liap_tasks.application import LiapApp
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["replay_headers", "send"]
 
 # What the death has left, what delays or expires anew, and what kombu has undone already (compression).
-DROPPED = frozenset({dead_letters.HEADER, "x-death", "x-delay", "expires", "compression"})
+DROPPED = frozenset({dead_letters.HEADER, REDELIVERIES, "x-death", "x-delay", "expires", "compression"})
 KEPT_PROPERTIES = ("correlation_id", "reply_to", "priority", "message_id", "type", "app_id")
 
 
