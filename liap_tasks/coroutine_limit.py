@@ -100,6 +100,7 @@ class LimitedCoroutine(Coroutine[Any, Any, Any]):
 
     def _give_up(self) -> None:
         self.abandoned = True
+        self._deadlines.abandoned += 1
         logger.error(
             "%s went on for %g s after it was told to end: it is abandoned. It must let SoftTimeLimitExceeded and "
             "CancelledError pass, or end soon after them",

@@ -21,13 +21,17 @@ class Expiring(Protocol):
 
 
 class Deadlines:
-    """The deadlines on a loop; used on its thread only."""
+    """The deadlines on a loop; used on its thread only.
+
+    abandoned: how many of its coroutines did not end in their grace time.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self._by_limit: dict[
             float, dict[Expiring, float]
         ] = {}  # those of one limit are in the order of their deadlines
+        self.abandoned = 0
         self._timer: asyncio.TimerHandle | None = None
         self._looks_at = math.inf
 

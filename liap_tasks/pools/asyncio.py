@@ -5,7 +5,8 @@ Chosen by ``worker_pool = "liap_tasks.pools.asyncio:TaskPool"``, by ``celery wor
 ``EmbeddedWorker(pool="asyncio")``.
 
 The worker's concurrency (``-c``, ``worker_concurrency``, ``MAX_CONCURRENT_HANDLERS``) is how many coroutines run at
-once, 1,000 if nobody says. Plain functions would hold up the loop; they run beside it in at most ``THREADS`` threads.
+once, 1,000 if nobody says. Plain functions would hold up the loop; they run beside it, in at most ``THREADS`` threads
+of :mod:`liap_tasks.pools.threads`.
 
 How a coroutine runs: Celery's own tracer is called in a greenlet on the loop's thread (:mod:`liap_tasks.loop_thread`).
 So signals, results, retries, error callbacks and states are Celery's, unchanged. What the tracer does besides (storing
@@ -29,7 +30,7 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -42,6 +43,7 @@ from celery.worker import state
 from liap_tasks.configuration import NotChosen
 from liap_tasks.coroutines import is_coroutine_task
 from liap_tasks.loop_thread import Driver, LoopThread
+from liap_tasks.pools.threads import TaskPool as ThreadPool
 
 __all__ = ["TaskPool"]
 
@@ -66,7 +68,7 @@ class _JobId(int):
 
 
 class _Job:
-    """One call of Celery's tracer, and whom to tell."""
+    """One call of Celery's tracer for a coroutine, and whom to tell."""
 
     __slots__ = (
         "__weakref__",
@@ -75,7 +77,6 @@ class _Job:
         "callback",
         "driver",
         "error_callback",
-        "in_thread",
         "kwargs",
         "pid",
         "pool",
@@ -83,12 +84,11 @@ class _Job:
         "terminated",
     )
 
-    def __init__(self, pool: TaskPool, target: Any, args: Any, kwargs: Any, in_thread: bool) -> None:
+    def __init__(self, pool: TaskPool, target: Any, args: Any, kwargs: Any) -> None:
         self.pool = pool
         self.target = target
         self.args = args
         self.kwargs = kwargs
-        self.in_thread = in_thread
         self.callback: Callable[[Any], Any] | None = None
         self.accept_callback: Callable[[int, float], Any] | None = None
         self.error_callback: Callable[[Any], Any] | None = None
@@ -102,9 +102,8 @@ class _Job:
 
     def terminate(self, signal: int | None = None) -> None:
         """Called by Celery's request to end the task, from any thread."""
-        if not self.in_thread:
-            self.terminated = True
-            self.pool._loop_thread.call(self.pool._terminate, self)
+        self.terminated = True
+        self.pool._loop_thread.call(self.pool._terminate, self)
 
     def run(self) -> None:
         """Call the tracer and tell what came out."""
@@ -153,8 +152,7 @@ class TaskPool(BasePool):
         self._coroutine_tasks: dict[str, bool] = {}
         self._waiting: deque[_Job] = deque()  # coroutines, not begun
         self._asked = False  # the loop has been asked to begin some
-        self._running: set[_Job] = set()  # coroutines
-        self._in_threads: set[_Job] = set()
+        self._running: set[_Job] = set()
         self._closing = False
         self._bell: _Bell | None = None  # rings in the thread of Celery's event loop, where there is one
         self._told: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
@@ -168,7 +166,7 @@ class TaskPool(BasePool):
         set_current: Any = self.app.set_current if self.app is not None else None
         self._loop_thread = LoopThread("liap-asyncio-pool", set_current)
         self._loop_thread.start()
-        self._executor = ThreadPoolExecutor(self.threads, "liap-asyncio-pool-thread", set_current)
+        self._threads = _Threads(self)
 
     def settle_memory(self) -> None:
         """Take what exists when the worker starts out of garbage collection; it lives as long as the process.
@@ -194,7 +192,7 @@ class TaskPool(BasePool):
         self._close_entrance()
         if state.should_terminate:
             self._cancel_running()
-        while self._running or self._in_threads:
+        while self._running:
             self._tell_here()
             self._progress.wait()
             self._progress.clear()
@@ -218,11 +216,10 @@ class TaskPool(BasePool):
     def _close_entrance(self) -> None:
         self._closing = True
         self._waiting.clear()
-        self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _end_threads(self, timeout: float | None) -> None:
         if timeout is None:
-            self._executor.shutdown(wait=True)
+            self._threads.on_stop()
         if not self._loop_thread.stop(timeout):
             logger.error("the asyncio pool's loop is blocked by a task and did not end within %g s", timeout)
         self._tell_here()
@@ -233,7 +230,7 @@ class TaskPool(BasePool):
 
     # -- work ---------------------------------------------------------------------------------------------------
 
-    def on_apply(  # type: ignore[override]  # Celery passes these by name
+    def on_apply(
         self,
         target: Any,
         args: Any = None,
@@ -241,16 +238,25 @@ class TaskPool(BasePool):
         callback: Any = None,
         accept_callback: Any = None,
         error_callback: Any = None,
+        timeout_callback: Any = None,
+        timeout: float | None = None,
         **_: Any,
-    ) -> _Job:
+    ) -> Any:
         """Give a call to the loop, or to a thread if it is not one of a coroutine."""
-        job = _Job(self, target, args or (), kwargs or {}, not self._is_coroutine(args))
+        if not self._is_coroutine(args):
+            return self._threads.on_apply(
+                target,
+                args,
+                kwargs,
+                callback and partial(self._tell, callback),
+                accept_callback and partial(self._tell, accept_callback),
+                timeout_callback and partial(self._tell, timeout_callback),
+                timeout,
+            )
+        job = _Job(self, target, args or (), kwargs or {})
         job.callback, job.accept_callback, job.error_callback = callback, accept_callback, error_callback
-        if job.in_thread:
-            self._executor.submit(self._run_in_thread, job)
-        else:
-            self._waiting.append(job)
-            self._ask()
+        self._waiting.append(job)
+        self._ask()
         return job
 
     def _is_coroutine(self, args: Any) -> bool:
@@ -290,21 +296,10 @@ class TaskPool(BasePool):
             job.driver = Driver(deadlines, job.run_on_loop, job)
 
     def _ended(self, job: _Job) -> None:
-        (self._in_threads if job.in_thread else self._running).discard(job)
+        self._running.discard(job)
         self._progress.set()
         if self._waiting:
             self._ask()
-
-    def _run_in_thread(self, job: _Job) -> None:
-        if self.may_begin():
-            self._in_threads.add(job)
-            try:
-                job.run()
-            finally:
-                if self._bell is None:  # after what it has told
-                    self._loop_thread.call(self._ended, job)
-                else:
-                    self._ended(job)
 
     # -- telling requests -----------------------------------------------------------------------------------------
 
@@ -339,8 +334,8 @@ class TaskPool(BasePool):
 
         Raises NotImplementedError for a plain function, as Celery's threads pool does.
         """
-        if isinstance(pid, _JobId) and pid.job.in_thread:
-            raise NotImplementedError(f"{pid.job} is a plain function in a thread and cannot be terminated")
+        if not isinstance(pid, _JobId):
+            raise NotImplementedError("a plain function in a thread cannot be terminated")
 
     def _terminate(self, job: _Job) -> None:
         if job.driver is not None:
@@ -368,9 +363,22 @@ class TaskPool(BasePool):
             **info,
             "running-coroutines": len(self._running),
             "waiting-coroutines": len(self._waiting),
-            "running-in-threads": len(self._in_threads),
+            "abandoned-coroutines": self._loop_thread.deadlines.abandoned,
             "max-threads": self.threads,
+            **self._threads.counts(),
         }
+
+
+class _Threads(ThreadPool):
+    """The threads beside the loop."""
+
+    def __init__(self, pool: TaskPool) -> None:
+        super().__init__(pool.threads, app=pool.app)
+        self._pool = pool
+
+    def may_begin(self) -> bool:
+        """Tell whether a call that waits may still begin."""
+        return self._pool.may_begin()
 
 
 class _Bell:

@@ -228,7 +228,11 @@ class TaskPool(BasePool):
 
     def _get_info(self) -> dict[str, Any]:
         info: dict[str, Any] = super()._get_info()  # type: ignore[misc]  # not in the stubs
-        return {**info, "threads": len(self._threads), "stuck-threads": self._stuck}
+        return {**info, **self.counts()}
+
+    def counts(self) -> dict[str, int]:
+        """Return how many threads there are and how many were given up, for ``celery inspect stats``."""
+        return {"threads": len(self._threads), "stuck-threads": self._stuck}
 
 
 class SoloPool(CelerySoloPool):

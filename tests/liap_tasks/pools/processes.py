@@ -39,7 +39,18 @@ def running(app: LiapApp, source: str, folder: Path, *arguments: str, **environm
     log = folder / "worker.log"
     with log.open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "celery", "-A", "worker_app", "worker", "-l", "INFO", *arguments],
+            [
+                sys.executable,
+                "-m",
+                "celery",
+                "-A",
+                "worker_app",
+                "worker",
+                "-l",
+                "INFO",
+                "--without-mingle",
+                *arguments,
+            ],
             cwd=ROOT,
             env={
                 **os.environ,

@@ -185,9 +185,11 @@ def test_a_coroutine_that_swallows_its_limit_is_abandoned(
         stubborn_ended.set()
         return "the loop is well"
 
-    with EmbeddedWorker(app, pool="asyncio"):
+    with EmbeddedWorker(app, pool="asyncio") as worker:
         swallows.delay()
         outcome = outcomes.next()
+        stats = app.control.inspect([worker.hostname]).stats()[worker.hostname]
+        assert stats["pool"]["abandoned-coroutines"] == 1
         assert after.delay().get(timeout=DEADLINE) == "the loop is well"
     assert (outcome.state, type(outcome.value)) == ("FAILURE", SoftTimeLimitExceeded)
     assert closed == [True]
@@ -331,7 +333,7 @@ def test_plain_functions_run_in_threads_beside_the_loop(app: LiapApp, outcomes: 
         asynchronous.delay()
         assert outcomes.states(4) == ["SUCCESS"] * 4
     assert len(set(where)) == 4
-    assert sum("thread_" in name for name in where) == 3
+    assert sum("pool-thread" in name for name in where) == 3
 
 
 def test_an_overrun_of_a_plain_function_in_this_pool_is_a_timeout_too(app: LiapApp, outcomes: Outcomes) -> None:
@@ -343,6 +345,28 @@ def test_an_overrun_of_a_plain_function_in_this_pool_is_a_timeout_too(app: LiapA
     with EmbeddedWorker(app, pool="asyncio"):
         spins.delay()
         assert type(outcomes.next().value) is SoftTimeLimitExceeded
+
+
+def test_a_thread_stuck_beside_the_loop_is_replaced(app: LiapApp, outcomes: Outcomes) -> None:
+    go_on = threading.Event()
+
+    @app.task(shared=False, name="tests.stuck", timeout=0.05, grace=0.05, retry_policy=NEVER)
+    def stuck() -> None:
+        go_on.wait(DEADLINE)
+
+    @app.task(shared=False, name="tests.fine", ignore_result=False)
+    def fine() -> str:
+        return "in another thread"
+
+    with EmbeddedWorker(app, pool="asyncio", concurrency=1) as worker:
+        stuck.delay()
+        assert fine.delay().get(timeout=DEADLINE) == "in another thread"
+        pool = app.control.inspect([worker.hostname]).stats()[worker.hostname]["pool"]
+        assert (pool["stuck-threads"], pool["max-threads"]) == (1, 1)
+        go_on.set()
+        while outcomes.next().state != "IGNORED":  # what it does when it ends after all
+            pass
+    assert dead_letters.peek(app)[0].reason is DeadLetterReason.TIMED_OUT
 
 
 def test_the_limit_of_coroutines_can_be_seen_and_changed(app: LiapApp, outcomes: Outcomes) -> None:
