@@ -29,7 +29,7 @@ from kombu import Queue
 from kombu.exceptions import OperationalError
 from pydantic import BaseModel
 
-from liap_tasks.cli import end_celery_command
+from liap_tasks.commands.one_line import end_celery_command
 from liap_tasks.configuration import broker_feature, celery_configuration, check_broker, work_queue
 from liap_tasks.coroutines import MARK
 from liap_tasks.dead_letter_store import DeadLetterStore

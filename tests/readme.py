@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from liap_tasks.cli import capability_table
+from liap_tasks.commands.transports import capability_table
 
 README = Path(__file__).parent.parent / "README.md"
 SECTION = re.compile(r"(<!-- capabilities: [^\n]*-->\n).*?(<!-- /capabilities -->)", re.DOTALL)

@@ -1,11 +1,12 @@
 """Commands whose errors are one line: what went wrong and what to do about it, and no traceback.
 
-Exit codes: 0 done, 1 nothing matched or refused (by a rule, the store, the broker), 2 wrong usage, 130 interrupted.
+Exit codes: 0 done, 1 nothing matched or refused (by a rule, the store, the broker), 2 wrong usage.
 An error of the program itself is not caught: it keeps its traceback, which is what a report of it needs.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
@@ -15,7 +16,20 @@ from sqlalchemy.exc import DBAPIError
 from liap_tasks.errors import LiapError
 from transports.errors import TransportError
 
-__all__ = ["OneLineGroup"]
+__all__ = ["OneLineGroup", "end_celery_command"]
+
+
+def end_celery_command(error: Exception) -> None:
+    """End the process with one line on stderr and code 1 if it runs the ``celery`` program; otherwise return.
+
+    Why SystemExit: the program reports any Exception from an app's module as usage, error and traceback (celery 5.7,
+    ``celery.bin.celery``), which buries the one line that says which setting to correct.
+    """
+    context = click.get_current_context(silent=True)
+    program = getattr(sys.modules.get("celery.bin.celery"), "celery", None)
+    if context is not None and context.find_root().command is program:
+        click.echo(f"Error: {error}", err=True)
+        raise SystemExit(1)
 
 
 class OneLineGroup(click.Group):

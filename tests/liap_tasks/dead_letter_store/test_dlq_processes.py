@@ -26,7 +26,7 @@ from tests.liap_tasks.dead_letter_store.letters import task_letter
 
 ROOT = Path(__file__).resolve().parents[3]
 DEADLINE = 60.0
-LETTERS = 1500
+LETTERS = 1000
 
 
 class Commands:
