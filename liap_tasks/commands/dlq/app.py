@@ -11,7 +11,7 @@ from liap_tasks.application import LiapApp
 if TYPE_CHECKING:
     from liap_tasks.dead_letter_store import DeadLetterStore
 
-__all__ = ["app_of", "store_of"]
+__all__ = ["app_of", "app_with_store", "store_of"]
 
 
 def app_of(context: click.Context) -> LiapApp:
@@ -23,6 +23,18 @@ def app_of(context: click.Context) -> LiapApp:
     return app
 
 
+def app_with_store(context: click.Context) -> LiapApp:
+    """Return the app if its store exists; a command that only looks does not make one in the wrong folder."""
+    app = app_of(context)
+    store = app.dead_letter_store
+    if not store.exists():
+        raise click.ClickException(
+            f"there is no dead-letter store at {store.url.render_as_string()}: a worker or `dlq import` makes it; "
+            "a file that DLQ_STORE_URL names without an absolute path is looked for in this folder"
+        )
+    return app
+
+
 def store_of(context: click.Context) -> DeadLetterStore:
-    """Return the store of the app's dead letters."""
-    return app_of(context).dead_letter_store
+    """Return the store of the app's dead letters, which exists."""
+    return app_with_store(context).dead_letter_store

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from liap_tasks.commands.dlq.app import app_of, store_of
+from liap_tasks.commands.dlq.app import app_with_store, store_of
 from liap_tasks.commands.dlq.as_json import letter_as_json
 from liap_tasks.commands.dlq.filters import chooses_letters
 from liap_tasks.commands.dlq.output import remark, say_json
@@ -82,7 +82,7 @@ def edit(
         change = CallChange(args=args, kwargs=kwargs, set_args=dict(set_arg), set_kwargs=dict(set_kwarg))
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    letter = edit_letter(app_of(context), letter_id, change)
+    letter = edit_letter(app_with_store(context), letter_id, change)
     if as_json:
         say_json(letter_as_json(letter, whole=True))
     else:

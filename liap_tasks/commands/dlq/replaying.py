@@ -13,7 +13,7 @@ import click
 
 from liap_tasks.application import LiapApp
 from liap_tasks.commands.ages import AGE
-from liap_tasks.commands.dlq.app import app_of
+from liap_tasks.commands.dlq.app import app_with_store
 from liap_tasks.commands.dlq.filters import chooses_letters
 from liap_tasks.commands.dlq.output import counts, progress, remark, say_json, say_pairs
 from liap_tasks.dead_letter_store import LetterFilter
@@ -53,7 +53,7 @@ def replay(
 
     Each is sent once, however many replays run; Ctrl-C ends cleanly and leaves the rest where it is.
     """
-    app = app_of(context)
+    app = app_with_store(context)
     with (
         interrupted_by_ctrl_c() as stop,
         progress("counting" if dry_run else "replaying", shown=not as_json) as advance,

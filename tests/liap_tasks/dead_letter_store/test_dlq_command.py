@@ -359,9 +359,18 @@ def test_a_store_that_is_off_is_one_line(new_app: Callable[..., LiapApp], dlq_of
     assert "DLQ_STORE_URL" in only_line(ended.stderr)
 
 
-@pytest.mark.parametrize(
-    "url", ["sqlite:////no/such/folder/letters.sqlite3", "postgresql://nobody@127.0.0.1:1/none?connect_timeout=1"]
-)
+def test_looking_makes_no_store_in_the_wrong_folder(
+    new_app: Callable[..., LiapApp], dlq_of: Callable[[Any], Dlq], tmp_path: Path
+) -> None:
+    run = dlq_of(new_app(dlq_store_url=f"sqlite:///{tmp_path}/nobody.sqlite3"))
+    for command in (["list"], ["show", "l1"], ["stats"], ["replay", "--all"], ["purge", "l1"], ["export"]):
+        ended = run(*command)
+        assert ended.exit_code == 1
+        assert "there is no dead-letter store at" in only_line(ended.stderr)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("url", ["sqlite:////proc/version", "postgresql://nobody@127.0.0.1:1/none?connect_timeout=1"])
 def test_a_database_that_is_away_is_one_line(
     new_app: Callable[..., LiapApp], dlq_of: Callable[[Any], Dlq], url: str
 ) -> None:
