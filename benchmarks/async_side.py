@@ -1,0 +1,154 @@
+"""What ``async def`` tasks cost: a burst of 1,000 that sleep 50 ms, in one process, and what each takes while it runs.
+
+The burst is timed from the first task's start to the last one's end, all messages waiting in the queue. A perfect
+machine needs 50 ms. Bare asyncio, the floor of any loop, is measured beside it: the same coroutines as plain tasks of
+``asyncio``, without messages. The pool adds Celery's request and tracer to each (the rest is a few microseconds).
+What exists before is taken out of garbage collection, as the pool does in a worker of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import tracemalloc
+import uuid
+from collections.abc import Callable
+from time import perf_counter
+
+from benchmarks.measure import Figure, interleaved
+from liap_tasks import EmbeddedWorker, create_app, load_settings
+
+__all__ = ["rows"]
+
+SLEEP = 0.05
+GOAL = 0.08
+DEADLINE = 120.0
+
+
+class Burst:
+    """``number`` coroutines that note when they start and end."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.started: list[float] = []
+        self.ended: list[float] = []
+        self.all_started = threading.Event()
+        self.all_ended = threading.Event()
+
+    async def sleep(self, seconds: float) -> None:
+        """Run one of them."""
+        self.started.append(perf_counter())
+        if len(self.started) == self.number:
+            self.all_started.set()
+        await asyncio.sleep(seconds)
+        self.ended.append(perf_counter())
+        if len(self.ended) == self.number:
+            self.all_ended.set()
+
+    @property
+    def seconds(self) -> float:
+        """From the first start to the last end."""
+        return self.ended[-1] - self.started[0]
+
+
+def bare_seconds(number: int) -> float:
+    """Return the seconds of a burst of plain asyncio tasks."""
+    burst = Burst(number)
+
+    async def run() -> None:
+        await asyncio.wait([asyncio.create_task(burst.sleep(SLEEP)) for _ in range(number)])
+
+    asyncio.run(run())
+    return burst.seconds
+
+
+class PoolBench:
+    """An app with one async task, whose messages wait before the worker starts."""
+
+    def __init__(self, number: int, seconds: float) -> None:
+        settings = load_settings(
+            message_queue_url=f"liap-memory:///{uuid.uuid4().hex}",
+            max_queue_size=10_000_000,
+            max_concurrent_handlers=number,
+        )
+        self.app = create_app(settings, main="bench", set_as_current=False)
+        self.burst = burst = Burst(number)
+
+        @self.app.task(name="bench.sleep", shared=False)
+        async def sleep() -> None:
+            await burst.sleep(seconds)
+
+        for _ in range(number):
+            sleep.delay()
+
+    def run(self, until: threading.Event, then: Callable[[], None] = lambda: None) -> None:
+        """Run the worker until an event, and call ``then`` while it runs."""
+        with EmbeddedWorker(self.app, pool="asyncio", concurrency=self.burst.number):
+            if not until.wait(DEADLINE):
+                raise TimeoutError(f"{len(self.burst.ended)} of {self.burst.number} tasks after {DEADLINE:g} s")
+            then()
+
+
+def pool_seconds(number: int) -> float:
+    """Return the seconds of a burst in the asyncio pool."""
+    bench = PoolBench(number, SLEEP)
+    bench.run(bench.burst.all_ended)
+    return bench.burst.seconds
+
+
+def pool_memory(number: int) -> float:
+    """Return the bytes (tracemalloc) that each running task takes, its request in the worker included."""
+    bench = PoolBench(number, 1.0)
+    taken: list[int] = []
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        bench.run(bench.burst.all_started, lambda: taken.append(tracemalloc.get_traced_memory()[0] - before))
+    finally:
+        tracemalloc.stop()
+    return taken[0] / number
+
+
+def bare_memory(number: int) -> float:
+    """Return the bytes that each running plain asyncio task takes."""
+    burst = Burst(number)
+    taken: list[int] = []
+
+    async def run() -> None:
+        before, _ = tracemalloc.get_traced_memory()
+        tasks = [asyncio.create_task(burst.sleep(0.2)) for _ in range(number)]
+        await asyncio.sleep(0.01)
+        taken.append(tracemalloc.get_traced_memory()[0] - before)
+        await asyncio.wait(tasks)
+
+    tracemalloc.start()
+    try:
+        asyncio.run(run())
+    finally:
+        tracemalloc.stop()
+    return taken[0] / number
+
+
+def rows(scale: float, repeat: int) -> list[Figure]:
+    """Measure bursts and memory."""
+    number = max(20, int(1000 * scale))
+    gc.collect()
+    gc.freeze()
+    try:
+        seconds = interleaved(
+            max(repeat, 1) * (3 if repeat > 1 else 1),
+            {"bare": lambda: bare_seconds(number), "pool": lambda: pool_seconds(number)},
+        )
+        pool, bare = pool_memory(number), bare_memory(number)
+    finally:
+        gc.unfreeze()
+    return [
+        Figure(
+            f"{number:,} async tasks that sleep 50 ms",
+            f"{1000 * seconds['pool']:.0f} ms (bare asyncio: {1000 * seconds['bare']:.0f} ms)",
+            f"at most {1000 * GOAL:.0f} ms",
+            seconds["pool"] <= GOAL,
+        ),
+        Figure("memory of each while it runs", f"{pool / 1000:.1f} kB (bare asyncio: {bare / 1000:.1f} kB)"),
+    ]
