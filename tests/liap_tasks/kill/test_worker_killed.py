@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from liap_tasks import LiapApp, dead_letters
-from liap_tasks.configuration import DEFAULT_QUEUE
+from liap_tasks import DeadLetterReason, LiapApp, dead_letters, redelivery
+from liap_tasks.configuration import DEFAULT_QUEUE, DELIVERY_LIMIT
 from liap_tasks.testing.nodes.worker import LocalTestWorker
 from tests.liap_tasks.kill import tasks
 from tests.liap_tasks.kill.conftest import Runs, StartWorker
@@ -49,6 +49,26 @@ def test_a_task_whose_worker_is_killed_is_done_by_another(
     assert runs.of("key") == ["begun", "begun redelivered", "done"]
     finish(second)
     assert (waiting(rabbit), dead_letters.count(rabbit)) == (0, 0)
+
+
+@pytest.mark.rabbitmq
+def test_a_message_that_has_lost_many_workers_is_a_dead_letter_when_it_loses_one_more(
+    rabbit: LiapApp, start_worker: StartWorker, runs: Runs
+) -> None:
+    arguments = (str(runs.folder), "deadly")
+    sent = tasks.waits_for_a_file.apply_async(arguments, headers={redelivery.HEADER: DELIVERY_LIMIT})
+    first = start_worker("-P", "threads", "-c", "1")
+    first.assert_log_exists("deadly: begun", timeout=DEADLINE)
+    first.kill()
+    second = start_worker("-P", "threads", "-c", "1")
+    second.assert_log_exists("is a dead letter: delivery_limit", timeout=DEADLINE)
+    finish(second)
+
+    (letter,) = dead_letters.peek(rabbit)
+    assert (letter.id, letter.reason) == (sent.id, DeadLetterReason.DELIVERY_LIMIT)
+    assert letter.args == arguments
+    assert len(runs.of("deadly")) == 1
+    assert waiting(rabbit) == 0
 
 
 @pytest.mark.rabbitmq
