@@ -23,6 +23,7 @@ from pytest_celery import (
 )
 from pytest_docker_tools.exceptions import TimeoutError as LogTimeout
 
+from liap_tasks.testing import local_nodes
 from liap_tasks.testing.nodes.address import LocalRabbitMQBroker
 from liap_tasks.testing.nodes.errors import DockerOnlyError, NotOurServerError
 from liap_tasks.testing.nodes.worker import LocalTestWorker, LocalWorkerContainer
@@ -258,3 +259,11 @@ def test_a_docker_image_of_the_worker_is_refused(request: pytest.FixtureRequest)
     for fixture in ("celery_base_worker_image", "default_worker_volume"):
         with pytest.raises(DockerOnlyError, match=f"no {fixture!r}"):
             request.getfixturevalue(fixture)
+
+
+def test_a_server_that_nobody_named_is_told_with_the_ways_to_name_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LIAP_NODES_RABBITMQ_URL", raising=False)
+    with pytest.raises(pytest.fail.Exception, match="set LIAP_NODES_RABBITMQ_URL, or define the fixture local_rabbit"):
+        local_nodes._url_from("LIAP_NODES_RABBITMQ_URL", "local_rabbitmq_url")
+    monkeypatch.setenv("LIAP_NODES_RABBITMQ_URL", "amqp://somewhere//")
+    assert local_nodes._url_from("LIAP_NODES_RABBITMQ_URL", "local_rabbitmq_url") == "amqp://somewhere//"

@@ -4,7 +4,8 @@ The seam is the object that pytest-docker-tools wraps, Docker's container. :clas
 kill, restart, ...), so pytest-celery's own classes and fixtures above it run as they are, and so do subclasses of them.
 
 Why not Docker: a worker is ready in about a second, needs no image and no daemon, and runs the code that is being
-edited. The cost: workers share this machine's file system and installed packages; a node is no sandbox.
+edited. The cost: workers share this machine's file system and installed packages; a node is no sandbox. Signals,
+process groups and sessions are POSIX's, so Windows is left out.
 
 =================  =============================================================================================
 ``process.py``     one process: its log, its end, its signals
@@ -15,6 +16,6 @@ edited. The cost: workers share this machine's file system and installed package
 ``address.py``     a server that somebody else runs: RabbitMQ, PostgreSQL; or no server: SQLite, rpc
 =================  =============================================================================================
 
-A further kind of node (a broker process, say) is a container class beside ``redis.py`` and its two fixtures in
-:mod:`liap_tasks.testing.local_nodes`.
+A further kind of node (the process behind ``liap-broker://``, say) is a container class beside ``redis.py`` and its two
+fixtures in :mod:`liap_tasks.testing.local_nodes`.
 """

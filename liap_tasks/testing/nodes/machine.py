@@ -6,6 +6,7 @@ first; after it come the folders that pytest itself imports from, so that code u
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -88,9 +89,8 @@ def _environment(given: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _search_path(working_folder: Path) -> str:
-    installed = (sys.prefix, sys.base_prefix)
-    ours = [str(Path(entry).resolve()) for entry in sys.path if entry and not entry.startswith(installed)]
-    return ":".join(dict.fromkeys([str(working_folder), str(Path.cwd()), *ours]))
+    imported_from = [str(Path(entry).resolve()) for entry in sys.path if entry]
+    return os.pathsep.join(dict.fromkeys([str(working_folder), str(Path.cwd()), *imported_from]))
 
 
 def _write(path: Path, text: bytes | None) -> None:

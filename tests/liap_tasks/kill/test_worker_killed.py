@@ -11,7 +11,6 @@ from tests.liap_tasks.kill import tasks
 from tests.liap_tasks.kill.conftest import Runs, StartWorker
 
 DEADLINE = 20
-POOLS = pytest.mark.parametrize("pool", ["prefork", "threads"])
 TASKS = 300
 CONCURRENCY = 4
 WINDOW = CONCURRENCY * 4  # unacknowledged messages that a worker may hold (worker_prefetch_multiplier)
@@ -31,14 +30,13 @@ def finish(worker: LocalTestWorker) -> None:
 
 
 @pytest.mark.rabbitmq
-@POOLS
 def test_a_task_whose_worker_is_killed_is_done_by_another(
-    rabbit: LiapApp, start_worker: StartWorker, runs: Runs, pool: str
+    rabbit: LiapApp, start_worker: StartWorker, runs: Runs
 ) -> None:
-    first = start_worker("-P", pool, "-c", "1")
+    first = start_worker("-P", "prefork", "-c", "1")
     sent = tasks.waits_for_a_file.delay(str(runs.folder), "key")
     first.assert_log_exists("key: begun.", timeout=DEADLINE)
-    second = start_worker("-P", pool, "-c", "1")
+    second = start_worker("-P", "prefork", "-c", "1")
 
     first.kill()
     second.assert_log_exists("key: begun redelivered.", timeout=DEADLINE)
@@ -72,7 +70,7 @@ def test_a_message_that_has_lost_many_workers_is_a_dead_letter_when_it_loses_one
 
 
 @pytest.mark.rabbitmq
-@POOLS
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_no_task_is_lost_when_workers_are_killed_under_load(
     rabbit: LiapApp, start_worker: StartWorker, runs: Runs, pool: str
 ) -> None:
