@@ -370,11 +370,14 @@ def test_looking_makes_no_store_in_the_wrong_folder(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("url", ["sqlite:////proc/version", "postgresql://nobody@127.0.0.1:1/none?connect_timeout=1"])
+@pytest.mark.parametrize(
+    "url", ["sqlite:///{folder}/broken.sqlite3", "postgresql://nobody@127.0.0.1:1/none?connect_timeout=1"]
+)
 def test_a_database_that_is_away_is_one_line(
-    new_app: Callable[..., LiapApp], dlq_of: Callable[[Any], Dlq], url: str
+    new_app: Callable[..., LiapApp], dlq_of: Callable[[Any], Dlq], tmp_path: Path, url: str
 ) -> None:
-    ended = dlq_of(new_app(dlq_store_url=url))("stats")
+    (tmp_path / "broken.sqlite3").write_bytes(b"no database" * 100)
+    ended = dlq_of(new_app(dlq_store_url=url.format(folder=tmp_path)))("stats")
     assert ended.exit_code == 1
     assert "the dead-letter store cannot be used" in only_line(ended.stderr)
 
