@@ -119,18 +119,20 @@ class DeadLetterStore:
         with self._read() as connection:
             return int(connection.scalar(query) or 0)
 
-    def stats(self) -> StoreStatistics:
-        """Return how many letters there are by state, reason, task and queue."""
+    def stats(self, where: LetterFilter | None = None) -> StoreStatistics:
+        """Return how many letters there are by state, reason, task and queue; of those in ``where`` if given."""
+        chosen = sa.true() if where is None else condition(where)
         kinds = (_table.state, _table.task, _table.queue, _table.reason)
         by: dict[str, Counter[str]] = {column.name: Counter() for column in kinds}
         with self._read() as connection:
-            for row in connection.execute(sa.select(*kinds, sa.func.count().label("number")).group_by(*kinds)):
+            numbers = sa.select(*kinds, sa.func.count().label("number")).where(chosen).group_by(*kinds)
+            for row in connection.execute(numbers):
                 by["state"][row.state] += row.number
                 if row.state in WAITING:
                     for name in ("task", "queue", "reason"):
                         by[name][getattr(row, name) or ""] += row.number
             oldest = [
-                connection.scalar(sa.select(sa.func.min(_table.died_at)).where(_table.state == state))
+                connection.scalar(sa.select(sa.func.min(_table.died_at)).where(_table.state == state, chosen))
                 for state in WAITING
             ]
         return StoreStatistics(

@@ -61,11 +61,12 @@ def show(context: click.Context, letter_id: str, as_json: bool) -> None:
 
 
 @click.command()
+@chooses_letters()
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.pass_context
-def stats(context: click.Context, as_json: bool) -> None:
+def stats(context: click.Context, where: LetterFilter, as_json: bool) -> None:
     """Count the dead letters: by reason, task, queue and state, and how old the oldest is."""
-    statistics = store_of(context).stats()
+    statistics = store_of(context).stats(None if where == LetterFilter() else where)
     if as_json:
         say_json(asdict(statistics))
         return

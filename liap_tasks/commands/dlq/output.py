@@ -89,8 +89,8 @@ def age(seconds: float | None) -> str:
 
 
 def counts(numbers: Mapping[str, int]) -> str:
-    """Return counts as a sentence's end, most first: "OSError 12, KeyError 3"."""
-    return ", ".join(f"{name} {number:,}" for name, number in sorted(numbers.items(), key=lambda pair: -pair[1]))
+    """Return counts as a sentence's end, most first: "OSError 12, KeyError 3"; "-" is what has no name."""
+    return ", ".join(f"{name or '-'} {number:,}" for name, number in sorted(numbers.items(), key=lambda pair: -pair[1]))
 
 
 def _console() -> Console:

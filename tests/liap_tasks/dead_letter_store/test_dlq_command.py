@@ -169,6 +169,13 @@ def test_stats_count_by_everything(run: Dlq) -> None:
     assert "tests.task 2, tests.old 1" in told
 
 
+def test_stats_of_what_a_filter_chooses(run: Dlq) -> None:
+    stats = json.loads(run("stats", "--json", "--task", "tests.task").stdout)
+    assert (stats["total"], stats["by_reason"], stats["by_state"]) == (2, {"retries_exhausted": 2}, {"dead": 2})
+    assert stats["oldest"] > AT
+    assert run("stats", "--task", "tests.nobody").exit_code == 0
+
+
 # -- replay ----------------------------------------------------------------------------------------------------
 
 

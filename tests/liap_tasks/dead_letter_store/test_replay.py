@@ -160,6 +160,13 @@ def test_a_dry_run_tells_all_and_changes_nothing(app: LiapApp) -> None:
     assert replay(app).replayed == 3  # it has claimed nothing
 
 
+def test_the_statistics_of_a_filter_are_of_its_letters(app: LiapApp) -> None:
+    record(app, 3)
+    app.dead_letter_store.record([task_letter(app, "other", task="tests.other", died_at=1.0)])
+    stats = app.dead_letter_store.stats(LetterFilter(tasks=("tests.task",)))
+    assert (stats.total, stats.by_task, stats.oldest) == (3, {"tests.task": 3}, 1_700_000_000.0)
+
+
 def test_letters_can_be_sent_to_another_queue(local_app: LiapApp) -> None:
     app = local_app
     declare(app, "tests.spare")
