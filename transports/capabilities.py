@@ -57,6 +57,7 @@ class Capabilities:
     dead_letter_cycle_rule: Support = YES
     delivery_limit: Support = YES
     deduplication: Support = YES
+    message_groups: Support = YES
     queue_expiry: Support = YES
     exclusive: Support = YES
     auto_delete: Support = YES
@@ -91,6 +92,7 @@ CAPABILITIES: dict[str, Capabilities] = {
         overflow_drop_lowest=no("RabbitMQ refuses this x-overflow"),
         delivery_limit=Support(True, "on quorum queues only"),
         deduplication=no("needs a plugin"),
+        message_groups=no("RabbitMQ ignores x-message-groups"),
         synchronous_full_error=no("the refusal is a negative confirm; confirm_publish must be on"),
         statistics=no("read RabbitMQ's management interface"),
         peek=no("get and requeue instead"),

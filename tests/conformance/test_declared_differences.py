@@ -83,6 +83,14 @@ def duplicates_are_enqueued(driver: Driver) -> None:
     assert driver.empty(queue) == ["a", "b"]
 
 
+def a_group_is_not_kept_in_order(driver: Driver) -> None:
+    queue = driver.queue(queue_arguments={"x-message-groups": True})
+    driver.publish_all("ab", queue, headers={"x-group-id": "room-1"})
+
+    driver.take(queue)
+    assert driver.take(queue).payload == "b"
+
+
 def a_full_queue_says_no_by_confirm_only(driver: Driver) -> None:
     queue = driver.queue(queue_arguments={"x-max-length": 0, "x-overflow": "reject-publish"})
 
@@ -99,6 +107,7 @@ PROOFS: dict[str, Callable[[Driver], None]] = {
     "strict_arguments": unknown_arguments_are_ignored,
     "broker_delay": a_delay_is_only_a_header,
     "deduplication": duplicates_are_enqueued,
+    "message_groups": a_group_is_not_kept_in_order,
     "overflow_block": refuses_argument("x-overflow", "block"),
     "overflow_drop_lowest": refuses_argument("x-overflow", "drop-lowest"),
     "synchronous_full_error": a_full_queue_says_no_by_confirm_only,

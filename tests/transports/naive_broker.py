@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from typing import Any
 
 __all__ = ["NaiveBroker", "NaiveConsumer", "NaiveEntry", "NaiveMessage", "NaiveQueue", "Pushed"]
@@ -21,13 +22,15 @@ class NaiveMessage:
     ttl: float | None = None
     delay: float = 0.0
     deaths: tuple[tuple[str, str], ...] = ()  # (queue, reason), newest first
+    group: str | None = None
+    continues: bool = False
 
 
 @dataclass(eq=False)
 class NaiveEntry:
     message: NaiveMessage
     queue: NaiveQueue
-    seq: int = 0
+    seq: Fraction = Fraction(0)
     since: float = 0.0
     due: float = 0.0
     expires_at: float | None = None
@@ -77,8 +80,24 @@ class NaiveQueue:
     def level(self, entry: NaiveEntry) -> int:
         return min(entry.message.priority, self.rules.get("x-max-priority", 0))
 
+    def group_of(self, entry: NaiveEntry) -> str | None:
+        return entry.message.group if "x-message-groups" in self.rules else None
+
+    def waits_for_its_group(self, entry: NaiveEntry) -> bool:
+        group = self.group_of(entry)
+        if group is None:
+            return False
+        in_flight = any(self.group_of(one) == group for one in self.unacked)
+        to_come = any(self.group_of(one) == group and one.message.continues for one in self.delayed)
+        return in_flight or to_come or any(self.group_of(one) == group and one.seq < entry.seq for one in self.ready)
+
+    def deliverable(self) -> list[NaiveEntry]:
+        able = [entry for entry in self.ready if not self.waits_for_its_group(entry)]
+        return sorted(able, key=lambda entry: (-self.level(entry), entry.seq))
+
     def in_order(self) -> list[NaiveEntry]:
-        return sorted(self.ready, key=lambda entry: (-self.level(entry), entry.seq))
+        waiting = [entry for entry in self.ready if self.waits_for_its_group(entry)]
+        return self.deliverable() + sorted(waiting, key=lambda entry: entry.seq)
 
     @property
     def overflow(self) -> str:
@@ -144,7 +163,15 @@ class NaiveBroker:
     def make_ready(self, entry: NaiveEntry) -> None:
         queue = entry.queue
         queue.last_seq += 1
-        entry.seq, entry.since = queue.last_seq, self.now
+        entry.seq, entry.since = Fraction(queue.last_seq), self.now
+        group = queue.group_of(entry)
+        first = min(
+            (one for one in queue.ready + queue.unacked if group is not None and queue.group_of(one) == group),
+            key=lambda one: one.seq,
+            default=None,
+        )
+        if entry.message.continues and first is not None:
+            entry.seq, entry.since = first.seq - Fraction(1, 2**20), first.since
         queue.ready.append(entry)
         self.dispatch(queue)
         ttls = [ttl for ttl in (entry.message.ttl, queue.rules.get("x-message-ttl")) if ttl is not None]
@@ -173,7 +200,7 @@ class NaiveBroker:
             if queue.overflow == "drop-head":
                 entry = queue.in_order()[0]
             else:
-                entry = min(queue.ready, key=lambda one: (queue.level(one), one.seq))
+                entry = min(queue.deliverable() or queue.ready, key=lambda one: (queue.level(one), one.seq))
             queue.ready.remove(entry)
             self.leave(entry, "dropped", "maxlen")
 
@@ -182,7 +209,7 @@ class NaiveBroker:
             queue, message, reason = self._letters.popleft()
             target = self.queues[queue.rules["x-dead-letter-routing-key"]]
             again = [death for death in message.deaths if death != (queue.name, reason)]
-            letter = replace(message, ttl=None, delay=0.0, deaths=((queue.name, reason), *again))
+            letter = replace(message, ttl=None, delay=0.0, deaths=((queue.name, reason), *again), continues=False)
             if closes_cycle(letter, target.name):
                 continue
             if not target.refuses(letter):
@@ -200,7 +227,7 @@ class NaiveBroker:
         return [one for one in able if one.priority == max(consumer.priority for consumer in able)]
 
     def dispatch(self, queue: NaiveQueue) -> None:
-        while queue.ready and (entitled := self.entitled(queue)):
+        while queue.deliverable() and (entitled := self.entitled(queue)):
             pushed = self._next_push(queue)
             [consumer] = [one for one in entitled if (one.tag, one.channel) == (pushed.consumer_tag, pushed.channel)]
             entry = self.take(queue, pushed.channel, pushed.delivery_tag, consumer.no_ack, consumer)
@@ -209,7 +236,7 @@ class NaiveBroker:
     def take(
         self, queue: NaiveQueue, channel: Any, tag: int, no_ack: bool, consumer: NaiveConsumer | None = None
     ) -> NaiveEntry:
-        entry = queue.in_order()[0]
+        entry = queue.deliverable()[0]
         queue.ready.remove(entry)
         queue.counted["delivered"] += 1
         if no_ack:
@@ -291,6 +318,7 @@ class NaiveBroker:
     def cancel_delayed(self, entry: NaiveEntry) -> None:
         entry.queue.delayed.remove(entry)
         entry.queue.counted["purged"] += 1
+        self.dispatch(entry.queue)
 
     def advance(self, seconds: float) -> None:
         target = self.now + seconds

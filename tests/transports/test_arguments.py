@@ -25,6 +25,7 @@ TABLE: dict[str, tuple[list[tuple[Any, Any]], list[Any]]] = {
     "x-delivery-limit": ([(0, 0), (3, 3)], [-1]),
     "x-single-active-consumer": ([(True, True), (False, False)], []),
     "x-deduplication-window": ([(1, 0.001), (5000, 5.0)], [0, -1]),
+    "x-message-groups": ([(True, True), (False, False)], []),
 }
 WRONG_TYPES: dict[type, list[Any]] = {
     int: ["10", 1.5, True, None, [1]],

@@ -37,6 +37,16 @@ QUEUES: dict[str, dict[str, Any]] = {
     "block": {"x-max-length": 2, "x-overflow": "block"},
     "limit": {"x-delivery-limit": 1, **dead_to("reject-dlx")},
     "single": {"x-single-active-consumer": True, **dead_to("single")},
+    "groups": {"x-message-groups": True, "x-message-ttl": 9000, **dead_to("groups-limit")},
+    "groups-limit": {"x-message-groups": True, "x-delivery-limit": 1, "x-max-priority": 3, **dead_to("dead")},
+    "groups-head": {"x-message-groups": True, "x-max-length": 3, "x-max-priority": 3, **dead_to("groups")},
+    "groups-lowest": {
+        "x-message-groups": True,
+        "x-max-length": 3,
+        "x-max-priority": 3,
+        "x-overflow": "drop-lowest",
+        "x-single-active-consumer": True,
+    },
     "kept": {"x-message-ttl": 1000, "x-dead-letter-strategy": "at-least-once", **dead_to("reject")},
 }
 PAIR = ("head", "reject", "lowest")  # bound to the fanout exchange "pair"
@@ -62,6 +72,8 @@ class Log(Sink):
 
 
 class BrokerMachine(RuleBasedStateMachine):
+    choice: tuple[str, ...] = (*sorted(QUEUES), "pair")
+
     def __init__(self) -> None:
         super().__init__()
         self.clock = VirtualClock()
@@ -73,7 +85,9 @@ class BrokerMachine(RuleBasedStateMachine):
         self.serial = 0
 
     @initialize(
-        focus=st.lists(st.sampled_from([*sorted(QUEUES), "pair"]), min_size=1, max_size=2, unique=True),
+        focus=st.runner().flatmap(
+            lambda machine: st.lists(st.sampled_from(machine.choice), min_size=1, max_size=2, unique=True)
+        ),
         prefetches=st.lists(st.integers(0, 3), max_size=3),
     )
     def set_up(self, focus: list[str], prefetches: list[int]) -> None:
@@ -134,8 +148,20 @@ class BrokerMachine(RuleBasedStateMachine):
         delay=st.sampled_from([None, None, None, 0, 1000, 3000]),
         size=st.integers(0, 5),
         copies=st.sampled_from([1, 1, 2, 5]),
+        group=st.sampled_from([None, "a", "a", "b"]),
+        continues=st.sampled_from([False, False, True]),
     )
-    def publish(self, where: int, priority: int, ttl: int | None, delay: int | None, size: int, copies: int) -> None:
+    def publish(
+        self,
+        where: int,
+        priority: int,
+        ttl: int | None,
+        delay: int | None,
+        size: int,
+        copies: int,
+        group: str | None,
+        continues: bool,
+    ) -> None:
         self.tick()
         name = self.focus[where % len(self.focus)]
         for copy in range(copies):  # at the same instant
@@ -146,6 +172,10 @@ class BrokerMachine(RuleBasedStateMachine):
             headers: dict[str, Any] = {"id": body.decode()}
             if delay is not None:
                 headers["x-delay"] = delay
+            if group is not None:
+                headers["x-group-id"] = group
+            if continues:
+                headers["x-group-continues"] = True
             exchange, key = ("pair", "") if name == "pair" else ("", name)
             try:
                 self.engine.publish(Message(body, properties, headers, exchange, key))
@@ -155,7 +185,14 @@ class BrokerMachine(RuleBasedStateMachine):
             except QueueFull as full:
                 answer = f"full: {full.queue}"
 
-            message = NaiveMessage(body, priority, None if ttl is None else ttl / 1000, (delay or 0) / 1000)
+            message = NaiveMessage(
+                body,
+                priority,
+                None if ttl is None else ttl / 1000,
+                (delay or 0) / 1000,
+                group=group,
+                continues=continues,
+            )
             names = [one for one in PAIR if self.bound(one)] if name == "pair" else [name]
             assert self.model.publish(message, names) == answer
 
@@ -188,7 +225,7 @@ class BrokerMachine(RuleBasedStateMachine):
         got = self.engine.get(channel, naive.name, no_ack=no_ack)
 
         if got is None:
-            assert not naive.ready
+            assert not naive.deliverable()
             return
         entry = self.model.take(naive, channel, got.delivery_tag, no_ack)
         assert (got.entry.message.body, got.entry.redelivered) == (entry.message.body, entry.redelivered)
@@ -363,7 +400,21 @@ class BrokerMachine(RuleBasedStateMachine):
             for consumer in queue.rota:
                 assert consumer.no_ack or not consumer.prefetch or consumer.unacked <= consumer.prefetch
             serving = [queue.rota.active] if queue.arguments.single_active_consumer else list(queue.rota)
-            assert not (queue.ready.live and any(one is not None and one.has_credit() for one in serving))
+            assert not (
+                queue.ready.live > queue.ready.waiting and any(one is not None and one.has_credit() for one in serving)
+            )
+
+    @invariant()
+    def one_message_of_a_group_is_in_flight_and_no_group_is_remembered_without_need(self) -> None:
+        for name, queue in self.engine.queues.items():
+            if queue.groups is None:
+                continue
+            naive = self.model.queues[name]
+            in_flight = [entry.message.group for entry in naive.unacked if entry.message.group is not None]
+            assert len(in_flight) == len(set(in_flight))
+            to_come = [entry.message.group for entry in naive.delayed if entry.message.continues]
+            needed = {entry.message.group for entry in naive.ready} | set(in_flight) | set(to_come)
+            assert set(queue.groups.lines) == needed - {None}
 
     @invariant()
     def no_expired_message_is_ready(self) -> None:
@@ -371,5 +422,13 @@ class BrokerMachine(RuleBasedStateMachine):
             assert all(one.expires_at is None or one.expires_at > self.clock.now() for one in queue.ready)
 
 
+class GroupsMachine(BrokerMachine):
+    """The same with nothing but message groups."""
+
+    choice = tuple(name for name in QUEUES if name.startswith("groups"))
+
+
 BrokerMachine.TestCase.settings = settings(max_examples=250, stateful_step_count=40, deadline=None)
 TestBrokerAgainstTheModel = BrokerMachine.TestCase
+GroupsMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestGroupsAgainstTheModel = GroupsMachine.TestCase

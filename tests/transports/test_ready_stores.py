@@ -34,7 +34,7 @@ KINDS: dict[str, tuple[Callable[[], ReadyStore], Key, Key]] = {
 
 STEPS = st.one_of(
     st.tuples(st.just("push"), st.integers(0, HIGHEST + 2)),
-    st.tuples(st.sampled_from(["pop", "pop_lowest"]), st.just(0)),
+    st.tuples(st.sampled_from(["pop", "drop_lowest"]), st.just(0)),
     st.tuples(st.sampled_from(["restore", "forget"]), st.integers(0, 30)),
     st.tuples(st.just("wait"), st.integers(1, 30)),
 )
@@ -54,9 +54,9 @@ def test_a_store_does_what_a_sorted_list_does(kind: str, steps: list[tuple[str, 
             entry = Entry(Message(b"", {"priority": number}, None, "", ""), seq, now)
             store.push(entry)
             ready.append(entry)
-        elif action in ("pop", "pop_lowest"):
+        elif action in ("pop", "drop_lowest"):
             expected = min(ready, key=order if action == "pop" else lowest, default=None)
-            popped = store.pop() if action == "pop" else store.pop_lowest()
+            popped = store.pop() if action == "pop" else store.drop_lowest()
             assert popped is expected
             if popped is not None:
                 popped.state = UNACKED

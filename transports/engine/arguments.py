@@ -1,7 +1,8 @@
 """The ``x-`` arguments of a queue, checked and turned into one value.
 
 RabbitMQ's names and meanings (RabbitMQ docs: Queues, TTL, Queue Length Limit, Priority, Dead Letter Exchanges),
-plus ours: ``x-priority-aging``, ``x-deduplication-window`` and the overflow rules ``block`` and ``drop-lowest``.
+plus ours: ``x-priority-aging``, ``x-deduplication-window``, ``x-message-groups`` and the overflow rules ``block`` and
+``drop-lowest``.
 A rule of a queue is added here as one row of the table, with its words for what is allowed.
 
 Why strict: RabbitMQ ignores arguments it does not know, so a misspelt ``x-max-lenght`` bounds nothing until the night
@@ -48,6 +49,7 @@ class QueueArguments:
     delivery_limit: int | None = None
     single_active_consumer: bool = False
     deduplication_window: float | None = None
+    message_groups: bool = False
 
 
 def _is_integer(value: Any) -> bool:
@@ -125,6 +127,7 @@ KNOWN_ARGUMENTS: dict[str, tuple[str, tuple[Callable[[Any], Any], str]]] = {
     "x-delivery-limit": ("delivery_limit", _whole(0, None, "returns")),
     "x-single-active-consumer": ("single_active_consumer", _flag()),
     "x-deduplication-window": ("deduplication_window", _milliseconds(1)),
+    "x-message-groups": ("message_groups", _flag()),
 }
 
 # Arguments that only say what is true here anyway.

@@ -197,6 +197,8 @@ class Broker(Publishing):
             held.queue.acknowledge(held.entry)
             consumer = held.consumer
             if consumer is None:
+                if held.queue.groups is not None:
+                    held.queue.dispatch()
                 return
             # With credit left before this settlement, the channel's shared limit held nobody back.
             if not channel.global_prefetch or channel.outstanding + 1 < channel.global_prefetch:
@@ -206,10 +208,14 @@ class Broker(Publishing):
                 if queue.ready.live:
                     queue.dispatch()
                 return
+            self._go_on([held.queue])
         else:
+            queues = []
             for one in channel.up_to(tag):
                 held = channel.release(one)
                 held.queue.acknowledge(held.entry)
+                queues.append(held.queue)
+            self._go_on(queues)
         self._dispatch(channel)
 
     def reject(self, channel: Channel, tag: int, *, requeue: bool, multiple: bool = False) -> None:
@@ -221,11 +227,20 @@ class Broker(Publishing):
             self._give_back(channel, tags, touched)
             self._resume(touched)
         else:
+            queues = []
             for one in tags:
                 held = channel.release(one)
                 held.queue.reject(held.entry)
+                queues.append(held.queue)
+            self._go_on(queues)
             self._settle()
         self._dispatch(channel)
+
+    def _go_on(self, queues: Iterable[Queue]) -> None:
+        """Deliver what waited for a message of its group to be settled, whoever consumes those queues."""
+        for queue in dict.fromkeys(queues):
+            if queue.groups is not None:
+                queue.dispatch()
 
     def recover(self, channel: Channel, unseen: Unseen = ()) -> None:
         """Put everything the channel holds back in its place, marked redelivered (but for what nobody has seen)."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from transports.engine.groups import CONTINUES_HEADER
 from transports.engine.message import Message
 
 __all__ = ["Reason", "dead_letter_of", "ends_in_cycle"]
@@ -31,6 +32,7 @@ def dead_letter_of(
     properties = dict(message.properties)
     expiration = properties.pop("expiration", None)
     headers = dict(message.headers) if message.headers else {}
+    headers.pop(CONTINUES_HEADER, None)  # its group goes on without it
     deaths = _deaths(headers)
     same = next((death for death in deaths if death.get("queue") == queue and death.get("reason") == reason), None)
     if same is not None:

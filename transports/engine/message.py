@@ -7,9 +7,12 @@ message and ten entries; the body is never copied and never encoded.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transports.engine.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from transports.engine.groups import Line
 
 __all__ = ["DELAYED", "GONE", "READY", "UNACKED", "Entry", "Message"]
 
@@ -106,10 +109,10 @@ class Entry:
 
     seq: position in the queue, kept across requeues. expires_at: clock reading or None. state: READY, UNACKED,
     DELAYED or GONE. returns: deliveries that ended without acknowledgement. since: clock reading at which it
-    became ready for the first time.
+    became ready for the first time. line: its group's, in a queue with message groups.
     """
 
-    __slots__ = ("due", "expires_at", "message", "redelivered", "returns", "seq", "since", "state")
+    __slots__ = ("due", "expires_at", "line", "message", "redelivered", "returns", "seq", "since", "state")
 
     def __init__(self, message: Message, seq: int, since: float) -> None:
         self.message = message
@@ -120,6 +123,7 @@ class Entry:
         self.due = 0.0
         self.redelivered = False
         self.returns = 0
+        self.line: Line | None = None
 
     def __lt__(self, other: Entry) -> bool:
         return self.seq < other.seq

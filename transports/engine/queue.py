@@ -26,6 +26,7 @@ from transports.engine.dead_letter import Reason
 from transports.engine.due import DueHeap
 from transports.engine.errors import QueueFull
 from transports.engine.exchange import Exchange
+from transports.engine.groups import GroupStore
 from transports.engine.message import DELAYED, GONE, READY, UNACKED, Entry, Message
 from transports.engine.ready import FifoStore, PriorityStore, ReadyStore
 from transports.engine.statistics import QueueCounters, QueueStatistics
@@ -36,6 +37,7 @@ NEVER = float("inf")
 SETTLED = Message(b"", {}, None, "", "")
 MIN_RETRY_AFTER = 0.1
 STRANDED_RETRY = 1.0
+GROUPED_STEP = 2**20  # room between the numbers of two messages for those that go to the front of a group
 
 
 class QueueHost(Protocol):
@@ -78,11 +80,13 @@ class Queue:
         self.counters = QueueCounters()
         self.rota = Rota(arguments.single_active_consumer)
         self.bound_to: set[Exchange] = set()
-        self.ready: ReadyStore = (
+        plain = (
             PriorityStore(arguments.max_priority, arguments.priority_aging)
             if arguments.max_priority is not None
             else FifoStore()
         )
+        self.groups = GroupStore(plain, arguments.max_priority or 0) if arguments.message_groups else None
+        self.ready: ReadyStore = self.groups or plain
         self.unacked = 0
         self.delayed = 0
         self.ready_bytes = 0
@@ -97,6 +101,7 @@ class Queue:
         self._host = host
         self._clock = host.clock
         self._next_seq = 0
+        self._step = GROUPED_STEP if arguments.message_groups else 1
         self._idle_until = NEVER
         self._stranded_until = NEVER
         self._seen: dict[str, float] = {}
@@ -148,12 +153,14 @@ class Queue:
             return
         self.counters.enqueued += 1
         self.bytes += message.size
-        self._next_seq = seq = self._next_seq + 1
+        self._next_seq = seq = self._next_seq + self._step
         if message.delay:
             entry = Entry(message, seq, now)  # the number orders those that come due together
             entry.state = DELAYED
             self.delayed += 1
             self.delayed_bytes += message.size
+            if self.groups is not None:
+                self.groups.hold_back(entry)
             self._delay_until(entry, now + message.delay)
             return
         self._make_ready(Entry(message, seq, now), now)
@@ -212,7 +219,7 @@ class Queue:
             (arguments.max_length is not None and ready.live > arguments.max_length)
             or (arguments.max_length_bytes is not None and self.ready_bytes > arguments.max_length_bytes)
         ):
-            entry = ready.pop() if arguments.overflow == "drop-head" else ready.pop_lowest()
+            entry = ready.drop_head() if arguments.overflow == "drop-head" else ready.drop_lowest()
             if entry is None:
                 return
             entry.state = GONE
@@ -227,7 +234,7 @@ class Queue:
         ready, rota = self.ready, self.rota
         if rota.parked:
             rota.unpark()
-        while ready.live:
+        while ready.live > ready.waiting:
             consumer = rota.next()
             if consumer is None:
                 return
@@ -251,6 +258,7 @@ class Queue:
         self._left_ready(entry)
         self.counters.delivered += 1
         if no_ack:
+            self._release(entry)
             self.bytes -= entry.message.size
             self.counters.acknowledged += 1
         else:
@@ -265,17 +273,28 @@ class Queue:
         if self.awaited:
             self._host.room(self)
 
+    def _release(self, entry: Entry) -> None:
+        """Let the group of an entry that is settled or cancelled go on; the caller dispatches when it is done."""
+        if self.groups is not None:
+            self.groups.release(entry)
+
     def acknowledge(self, entry: Entry) -> None:
-        """Settle a delivered entry as done."""
+        """Settle a delivered entry as done; where there are groups the caller calls :meth:`dispatch`."""
         self.unacked -= 1
+        if self.groups is not None:
+            self.groups.release(entry)
         self.bytes -= entry.message.size
         entry.state = GONE
         entry.message = SETTLED
         self.counters.acknowledged += 1
 
     def reject(self, entry: Entry) -> None:
-        """Settle a delivered entry as refused by its consumer: a dead letter where the queue has an exchange for it."""
+        """Settle a delivered entry as refused by its consumer: a dead letter where the queue has an exchange for it.
+
+        Where there are groups the caller calls :meth:`dispatch`.
+        """
         self.unacked -= 1
+        self._release(entry)
         self.counters.rejected += 1
         self._leave(entry, "rejected")
 
@@ -292,6 +311,7 @@ class Queue:
         entry.redelivered = True
         limit = self.arguments.delivery_limit
         if limit is not None and entry.returns > limit:
+            self._release(entry)
             self.counters.dropped += 1
             self._leave(entry, "delivery_limit")
             return
@@ -355,8 +375,9 @@ class Queue:
     def purge(self) -> int:
         """Remove all ready messages for good (they are not dead letters) and return how many there were."""
         count = 0
-        while (entry := self.ready.pop()) is not None:
+        for entry in tuple(self.ready):
             entry.state = GONE
+            self.ready.forget(entry)
             self._left_ready(entry)
             self.bytes -= entry.message.size
             entry.message = SETTLED
@@ -379,6 +400,9 @@ class Queue:
         entry.message = SETTLED
         self.delays.left_early()
         self.counters.purged += 1
+        if self.groups is not None:
+            self.groups.release(entry)
+            self.dispatch()
         if self.awaited:
             self._host.room(self)
 
@@ -421,7 +445,7 @@ class Queue:
         while (entry := self.delays.pop_due(now)) is not None:
             self.delayed -= 1
             self.delayed_bytes -= entry.message.size
-            self._next_seq = entry.seq = self._next_seq + 1
+            self._next_seq = entry.seq = self._next_seq + self._step
             entry.since = now
             entry.state = READY
             self._make_ready(entry, now)

@@ -8,8 +8,8 @@ leaves first. Both ends are O(1) for the ordinary case and O(log n) for the rest
 Entries removed from the middle (expired, cancelled, dropped) are only marked; marks are swept when they outnumber
 the living, so removal is O(1) amortised.
 
-A rule that decides *which* ready message is next (for instance one in flight per group) belongs here, as another
-store with the same five methods.
+A rule that decides *which* ready message is next is another store with the same methods; one in flight per group is
+in :mod:`transports.engine.groups`.
 """
 
 from __future__ import annotations
@@ -27,9 +27,16 @@ SWEEP_AT = 64
 
 
 class ReadyStore(Protocol):
-    """What a queue asks of the store of its ready entries. ``live`` is the number of ready entries."""
+    """What a queue asks of the store of its ready entries.
+
+    live: how many there are. waiting: how many of them may not be delivered yet.
+    """
 
     live: int
+
+    @property
+    def waiting(self) -> int:
+        """How many ready entries may not be delivered yet."""
 
     def push(self, entry: Entry) -> None:
         """Add an entry that is newer than all before it."""
@@ -40,8 +47,11 @@ class ReadyStore(Protocol):
     def pop(self) -> Entry | None:
         """Remove and return the entry that is next, or None."""
 
-    def pop_lowest(self) -> Entry | None:
-        """Remove and return the oldest entry of the lowest priority, or None."""
+    def drop_head(self) -> Entry | None:
+        """Remove for good and return the entry that would be delivered next, or None."""
+
+    def drop_lowest(self) -> Entry | None:
+        """Remove for good and return the oldest entry of the lowest priority, or None."""
 
     def forget(self, entry: Entry) -> None:
         """Account for an entry that was marked as no longer ready while it stood in the store."""
@@ -57,6 +67,7 @@ class FifoStore:
     """First in, first out."""
 
     __slots__ = ("fresh", "live", "marked", "returned")
+    waiting = 0
 
     def __init__(self) -> None:
         self.fresh: deque[Entry] = deque()
@@ -96,7 +107,16 @@ class FifoStore:
             self.marked -= 1
         return None
 
-    pop_lowest = pop
+    drop_head = drop_lowest = pop
+
+    def remove(self, entry: Entry) -> None:
+        """Take out a ready entry from wherever it stands; O(n)."""
+        if entry in self.returned:
+            self.returned.remove(entry)
+            heapify(self.returned)
+        else:
+            self.fresh.remove(entry)
+        self.live -= 1
 
     def forget(self, entry: Entry) -> None:
         self.live -= 1
@@ -145,6 +165,7 @@ class PriorityStore:
     """
 
     __slots__ = ("aging", "highest", "levels", "live", "mask")
+    waiting = 0
 
     def __init__(self, highest: int, aging: float | None = None) -> None:
         self.highest = highest
@@ -183,10 +204,23 @@ class PriorityStore:
             return None
         return self._pop_from(self.mask.bit_length() - 1 if self.aging is None else self._most_urgent())
 
-    def pop_lowest(self) -> Entry | None:
+    drop_head = pop
+
+    def drop_lowest(self) -> Entry | None:
         if not self.mask:
             return None
         return self._pop_from((self.mask & -self.mask).bit_length() - 1)
+
+    def remove(self, entry: Entry) -> None:
+        """Take out a ready entry from wherever it stands; O(n)."""
+        index = self._level(entry)
+        level = self.levels[index]
+        if level is None:
+            raise AssertionError(f"no level {index} for a message that is ready")
+        level.remove(entry)
+        if not level.live:
+            self.mask &= ~(1 << index)
+        self.live -= 1
 
     def _pop_from(self, index: int) -> Entry | None:
         level = self.levels[index]

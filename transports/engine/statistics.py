@@ -41,7 +41,7 @@ class QueueStatistics:
     purged: int
     """Messages removed by purge, and delayed messages cancelled."""
     ready: int
-    """Messages that can be delivered now."""
+    """Messages that can be delivered now, or as soon as the one before them in their group is settled."""
     unacked: int
     """Messages delivered and not settled."""
     delayed: int

@@ -37,6 +37,8 @@ class MemoryTransport(base.Transport):
         exchange_type=frozenset(["direct", "topic", "fanout", "headers"]),
         heartbeats=False,
         broker_delay=True,
+        message_groups=True,
+        deduplication=True,
         in_process=True,
     )
 
