@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Awaitable
+from functools import partial
 from random import Random
 from types import CodeType
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from celery.utils.log import get_logger
 from pydantic import ValidationError
 
 from liap_tasks import dead_letters
-from liap_tasks.coroutines import in_prefork_child, pause, run_coroutine
+from liap_tasks.coroutines import beside_loop, in_prefork_child, pause, run_coroutine
 from liap_tasks.errors import DeadLetterError
 from liap_tasks.giving_up import may_end
 from liap_tasks.metadata import MAX_ERROR_TEXT, Attempt, deadline_in, shorten
@@ -130,7 +131,7 @@ def end_attempt(task: LiapTask, error: Exception) -> DeadLetter | None:
     if isinstance(decision, Retry):
         try:
             # max_retries: the policy has decided already.
-            raise task.retry(exc=error, countdown=decision.delay, max_retries=task.attempt)
+            raise beside_loop(task, partial(task.retry, exc=error, countdown=decision.delay, max_retries=task.attempt))
         except TaskPredicate:
             raise
         except Exception:
@@ -147,7 +148,8 @@ def _bury(task: LiapTask, decision: DeadLetter, error: Exception) -> None:
     """Put the message among the dead letters if the task's policy wants that; else it goes back to its queue."""
     if task.app.dead_letter_policy_of(task.name).enabled:
         try:
-            dead_letters.publish(
+            publish = partial(
+                dead_letters.publish,
                 task.app,
                 task.request,
                 task=task.name,
@@ -155,6 +157,7 @@ def _bury(task: LiapTask, decision: DeadLetter, error: Exception) -> None:
                 error=error,
                 traceback="".join(traceback.format_exception(error)),
             )
+            beside_loop(task, publish)
         except DeadLetterError as failure:
             logger.critical("%s; its message goes back to its queue", failure)
             raise back_to_its_queue(failure) from failure

@@ -22,7 +22,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -38,7 +38,7 @@ from liap_tasks.loop_thread import Driver, LoopThread, await_in_greenlet, curren
 if TYPE_CHECKING:
     from liap_tasks.task import LiapTask
 
-__all__ = ["MARK", "in_prefork_child", "is_coroutine_task", "pause", "run_coroutine"]
+__all__ = ["MARK", "beside_loop", "in_prefork_child", "is_coroutine_task", "pause", "run_coroutine"]
 
 MARK = "liap_coroutine"
 """Attribute of a plain function that returns the coroutine of an ``async def`` function (Celery's pydantic wrapper)."""
@@ -86,6 +86,40 @@ def pause(seconds: float) -> None:
         time.sleep(seconds)
     else:
         await_in_greenlet(driver, LimitedCoroutine(asyncio.sleep(seconds), None, 0.0, driver.name))
+
+
+def beside_loop(task: LiapTask, function: Callable[[], Any]) -> Any:
+    """Return what a function returns that may block for long (it talks to the broker), as part of the running attempt.
+
+    In the asyncio pool it runs in a thread, while the loop does other things; elsewhere it is just called.
+    """
+    driver = current_driver()
+    if driver is None:
+        return function()
+    request = task.request_stack.top
+    context = contextvars.copy_context()
+
+    def in_thread() -> Any:
+        with _running(task, request):
+            return context.run(function)
+
+    async def wait() -> Any:
+        return await asyncio.get_running_loop().run_in_executor(None, in_thread)
+
+    return await_in_greenlet(driver, LimitedCoroutine(wait(), None, task.grace, driver.name))
+
+
+@contextmanager
+def _running(task: LiapTask, request: Any) -> Iterator[None]:
+    """Make a task and its request the current ones in this thread or greenlet."""
+    task.app.set_current()
+    _task_stack.push(task)
+    task.request_stack.push(request)
+    try:
+        yield
+    finally:
+        task.request_stack.pop()
+        _task_stack.pop()
 
 
 def in_prefork_child() -> bool:
@@ -196,16 +230,12 @@ class _Helper:
         def attempt() -> None:
             driver = current_driver()
             assert driver is not None
-            task.app.set_current()
-            _task_stack.push(task)
-            task.request_stack.push(request)
             try:
-                outcome[:] = (await_in_greenlet(driver, coroutine), None)
+                with _running(task, request):
+                    outcome[:] = (await_in_greenlet(driver, coroutine), None)
             except BaseException as error:  # noqa: BLE001 - raised by the waiting caller
                 outcome[:] = (None, error)
             finally:
-                task.request_stack.pop()
-                _task_stack.pop()
                 ended.set()
 
         drivers: list[Driver] = []

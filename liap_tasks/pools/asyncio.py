@@ -9,8 +9,9 @@ once, 1,000 if nobody says. Plain functions would hold up the loop; they run bes
 of :mod:`liap_tasks.pools.threads`.
 
 How a coroutine runs: Celery's own tracer is called in a greenlet on the loop's thread (:mod:`liap_tasks.loop_thread`).
-So signals, results, retries, error callbacks and states are Celery's, unchanged. What the tracer does besides (storing
-a result, publishing a retry) is done on the loop and costs the others that long.
+So signals, results, retries, error callbacks and states are Celery's, unchanged. A retry or a dead letter that a policy
+decides is published beside the loop. What the tracer itself does (storing a result, calling signal receivers) and what
+the task's own code does is done on the loop, and costs the others that long.
 
 Who is told, and where: Celery's request wants to know when its task begins and ends, and acknowledges its message then.
 With Celery's event loop (a worker on RabbitMQ) that is done in the consumer's thread, woken at once, so no connection

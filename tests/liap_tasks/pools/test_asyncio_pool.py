@@ -95,6 +95,37 @@ def test_a_failing_coroutine_is_retried_and_then_a_dead_letter(app: LiapApp, out
     assert "in fails" in letter.traceback
 
 
+def test_publishing_a_dead_letter_does_not_hold_up_the_loop(
+    app: LiapApp, outcomes: Outcomes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publishing, go_on = threading.Event(), threading.Event()
+    publish = dead_letters.publish
+
+    def publish_to_a_slow_broker(*args: Any, **options: Any) -> None:
+        publishing.set()
+        assert go_on.wait(DEADLINE)
+        publish(*args, **options)
+
+    monkeypatch.setattr(dead_letters, "publish", publish_to_a_slow_broker)
+
+    @app.task(shared=False, name="tests.fails", retry_policy=NEVER)
+    async def fails() -> None:
+        raise OSError
+
+    @app.task(shared=False, name="tests.other")
+    async def other() -> None:
+        await asyncio.sleep(0.001)
+
+    with EmbeddedWorker(app, pool="asyncio"):
+        sent = fails.delay()
+        assert publishing.wait(DEADLINE)
+        other.delay()
+        assert outcomes.next()[::2] == ("tests.other", "SUCCESS")
+        go_on.set()
+        assert outcomes.next()[::2] == ("tests.fails", "FAILURE")
+    assert dead_letters.peek(app)[0].id == sent.id
+
+
 def test_a_coroutine_can_ask_for_a_retry_by_itself(app: LiapApp) -> None:
     @app.task(shared=False, bind=True, name="tests.asks", ignore_result=False)
     async def asks(self: Any) -> int:
