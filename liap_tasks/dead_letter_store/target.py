@@ -51,8 +51,8 @@ def _declare(app: LiapApp, connection: Any, name: str, asked_for: bool) -> None:
     if broker_feature(app.conf.broker_write_url or app.conf.broker_url, "in_process"):
         raise DeadLetterError(
             f"nobody in this process has a queue {name!r}, and {app.conf.broker_url} is shared with no other process: "
-            "a letter sent from here would be lost. Replay in the worker's process, with "
-            "liap_tasks.dead_letter_store.replay, after its worker has started"
+            "a letter sent from here would be lost. Replay in the worker's process, after its worker has started, with "
+            "liap_tasks.dead_letter_store.operations.replay"
         )
     with connection.channel() as channel:
         (configured or app.missing_queue(name)).bind(channel).declare()

@@ -33,8 +33,8 @@ def chooses_letters(*, states: bool = True, all_wanted: bool = False) -> Callabl
     """
     options = [
         click.argument("ids", nargs=-1, metavar="[ID]..."),
-        click.option("--reason", "reasons", multiple=True, type=click.Choice(REASONS)),
-        click.option("--task", "tasks", multiple=True, metavar="NAME"),
+        _one_or_more("--reason", "reasons", REASONS, "Why it is dead"),
+        click.option("--task", "tasks", multiple=True, metavar="NAME", help="The task it was for."),
         click.option("--from-queue", "queues", multiple=True, metavar="QUEUE", help="Where it was to be processed."),
         click.option("--older-than", type=AGE, help="Dead for longer: 90s, 30m, 2h, 1d12h."),
         click.option("--newer-than", type=AGE, help="Dead for less long."),
@@ -42,7 +42,7 @@ def chooses_letters(*, states: bool = True, all_wanted: bool = False) -> Callabl
         click.option("--correlation-id", metavar="ID", help="What it belongs to."),
     ]
     if states:
-        options.append(click.option("--state", "states", multiple=True, type=click.Choice(STATES)))
+        options.append(_one_or_more("--state", "states", STATES, "Where it is in its life"))
     if all_wanted:
         options.append(click.option("--all", "everything", is_flag=True, help="No filter: all of them."))
 
@@ -71,3 +71,8 @@ def chooses_letters(*, states: bool = True, all_wanted: bool = False) -> Callabl
         return run  # type: ignore[return-value]  # the same command, with its options taken in
 
     return decorate
+
+
+def _one_or_more(flag: str, name: str, values: list[str], what: str) -> Callable[[Command], Command]:
+    told = f"{what}: {', '.join(values)}."
+    return click.option(flag, name, multiple=True, type=click.Choice(values), metavar=flag[2:].upper(), help=told)

@@ -125,7 +125,8 @@ def _told(letter: Letter, audit: Sequence[AuditEntry]) -> list[tuple[str, str]]:
 def _changes(entry: AuditEntry) -> str:
     told = audit_as_json(entry)
     before, after = told["before"], told["after"]
-    return "\n".join(f"{name}: {json.dumps(before.get(name))} -> {json.dumps(after.get(name))}" for name in after)
+    changed = [name for name in after if before.get(name) != after[name]]
+    return "\n".join(f"{name}: {json.dumps(before.get(name))} -> {json.dumps(after[name])}" for name in changed)
 
 
 def _first_line(text: str) -> str:

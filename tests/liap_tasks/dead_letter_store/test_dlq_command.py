@@ -228,17 +228,23 @@ def test_a_replay_that_is_stopped_says_why_and_answers_with_1(run: Dlq, app: Lia
 
 
 def test_edit_changes_the_call_and_show_tells_who_did_it(run: Dlq, app: LiapApp) -> None:
-    ended = run("edit", "l1", "--set-arg", "1=4", "--set-kwarg", 'player="p2"')
+    ended = run("edit", "l1", "--set-arg", "1=4")
     assert ended.exit_code == 0, ended.stderr
     letter = json.loads(run("show", "l1", "--json").stdout)
-    assert (letter["args"], letter["kwargs"]) == (["r1", 4], {"player": "p2"})
+    assert (letter["args"], letter["kwargs"]) == (["r1", 4], {"player": "p1"})
     (entry,) = letter["audit"]
     assert "@" in entry["who"]
     assert entry["at"] > AT
     assert (entry["before"]["args"], entry["after"]["args"]) == (["r1", 3], ["r1", 4])
     shown = run("show", "l1").stdout
     assert f"by {entry['who']}" in shown
-    assert 'args: ["r1", 3] -> ["r1", 4]' in shown
+    assert '    args: ["r1", 3] -> ["r1", 4]\n' in shown
+    assert "kwargs: " not in shown  # it has not changed
+
+
+def test_edit_sets_an_argument_by_name(run: Dlq) -> None:
+    edited = json.loads(run("edit", "l1", "--set-kwarg", 'player="p2=3"', "--json").stdout)
+    assert (edited["args"], edited["kwargs"]) == (["r1", 3], {"player": "p2=3"})
 
 
 def test_edit_replaces_all_arguments(run: Dlq) -> None:
