@@ -12,7 +12,7 @@ from sqlalchemy import create_engine, text
 
 from tests.nodes import tasks
 
-DEADLINE = 20
+DEADLINE = 60
 
 
 @pytest.fixture

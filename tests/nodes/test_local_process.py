@@ -19,7 +19,7 @@ from liap_tasks.testing.nodes.machine import LocalMachine
 from liap_tasks.testing.nodes.process import LocalProcess
 
 ROOT = Path(__file__).parents[2]
-DEADLINE = 20
+DEADLINE = 60
 
 
 class Shell(CeleryTestContainer):

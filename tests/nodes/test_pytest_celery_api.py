@@ -29,7 +29,7 @@ from liap_tasks.testing.nodes.errors import DockerOnlyError, NotOurServerError
 from liap_tasks.testing.nodes.worker import LocalTestWorker, LocalWorkerContainer
 from tests.nodes import signals, tasks
 
-DEADLINE = 20
+DEADLINE = 60
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from tests.liap_tasks.kill import tasks
 from tests.liap_tasks.kill.conftest import Runs, StartWorker
 from tests.liap_tasks.kill.test_worker_killed import finish, waiting
 
-DEADLINE = 20
+DEADLINE = 60
 
 
 @pytest.mark.rabbitmq

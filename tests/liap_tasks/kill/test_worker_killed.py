@@ -10,7 +10,7 @@ from liap_tasks.testing.nodes.worker import LocalTestWorker
 from tests.liap_tasks.kill import tasks
 from tests.liap_tasks.kill.conftest import Runs, StartWorker
 
-DEADLINE = 20
+DEADLINE = 60
 TASKS = 300
 CONCURRENCY = 4
 WINDOW = CONCURRENCY * 4  # unacknowledged messages that a worker may hold (worker_prefetch_multiplier)
