@@ -35,6 +35,7 @@ class LiapConsumer(Consumer):
     task_consumer: Any
     strategies: dict[str, Any]
     pool: Any
+    controller: Any
     connection_errors: Any
     initial_prefetch_count: int
     prefetch_multiplier: int
@@ -45,7 +46,8 @@ class LiapConsumer(Consumer):
         super().__init__(*args, **options)
         self._queue_of: dict[str | None, str] = {}
         chosen = getattr(self.pool, "prefetch_count", None)
-        if chosen is not None and self.initial_prefetch_count:  # 0: the prefetch is not limited
+        autoscaled = getattr(self.controller, "max_concurrency", None)  # then Celery takes the upper limit
+        if chosen is not None and self.initial_prefetch_count and not autoscaled:  # 0: the prefetch is not limited
             self.initial_prefetch_count = chosen(self.prefetch_multiplier)
         self.waiting_lines = WaitingLines(self.on_task_request, self._widen_prefetch)
         self.on_task_request = self.waiting_lines.admit

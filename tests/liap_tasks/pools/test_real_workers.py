@@ -161,6 +161,17 @@ def test_a_cold_shutdown_cancels_and_gives_back_everything(rabbit_app: LiapApp, 
     assert queued(app) == 3
 
 
+def test_autoscaling_lets_more_coroutines_run(rabbit_app: LiapApp, tmp_path: Path) -> None:
+    app, path = rabbit_app, tmp_path / "go on"
+    with running(app, SOURCE, tmp_path, "-P", "custom", "--autoscale", "6,1", **ASYNCIO) as worker:
+        for _ in range(6):
+            app.send_task("pools.ends_slowly", (str(path),))
+        until(lambda: worker.log.count("begun slowly") == 6)
+        path.touch()
+        until(lambda: worker.log.count("ended slowly") == 6)
+        assert worker.stop() == 0
+
+
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo", "gevent"])
 def test_async_tasks_run_on_celerys_own_pools(rabbit_app: LiapApp, tmp_path: Path, pool: str) -> None:
     app = rabbit_app
