@@ -26,6 +26,9 @@ from liap_tasks.waiting_lines import WaitingLines
 
 __all__ = ["LiapConsumer"]
 
+PREFETCH_MAX = 0xFFFF
+"""What AMQP can say; a thousand coroutines times the multiplier stay below it."""
+
 REFRESH_COMMAND = "refresh_subscribers"
 
 
@@ -34,21 +37,16 @@ class LiapConsumer(Consumer):
 
     task_consumer: Any
     strategies: dict[str, Any]
-    pool: Any
-    controller: Any
     connection_errors: Any
+    pool: Any
     initial_prefetch_count: int
-    prefetch_multiplier: int
     on_task_request: Any
     qos: Any
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._queue_of: dict[str | None, str] = {}
-        chosen = getattr(self.pool, "prefetch_count", None)
-        autoscaled = getattr(self.controller, "max_concurrency", None)  # then Celery takes the upper limit
-        if chosen is not None and self.initial_prefetch_count and not autoscaled:  # 0: the prefetch is not limited
-            self.initial_prefetch_count = chosen(self.prefetch_multiplier)
+        self.initial_prefetch_count = min(self.initial_prefetch_count, PREFETCH_MAX)
         self.waiting_lines = WaitingLines(self.on_task_request, self._widen_prefetch)
         self.on_task_request = self.waiting_lines.admit
 
@@ -58,6 +56,21 @@ class LiapConsumer(Consumer):
             self.qos.increment_eventually(change)
         else:
             self.qos.decrement_eventually(-change)
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """Called when the connection is lost; Celery cancels what it knows to run."""
+        self._hear_what_began()
+        super().on_connection_error_after_connected(exc)
+
+    def cancel_active_requests(self) -> None:
+        """Called by a cold shutdown."""
+        self._hear_what_began()
+        super().cancel_active_requests()
+
+    def _hear_what_began(self) -> None:
+        tell = getattr(self.pool, "tell_here", None)  # the asyncio pool tells in this thread
+        if tell is not None:
+            tell()
 
     def on_close(self) -> None:
         """Called when the connection is lost, or the worker stops."""

@@ -1,4 +1,4 @@
-"""The ``celery worker`` program's worker, with our pools of threads in the place of Celery's."""
+"""The ``celery worker`` program's worker: our pools of threads in the place of Celery's, a pool's own concurrency."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from celery.apps.worker import Worker
 from celery.concurrency.solo import TaskPool as CelerySoloPool
 from celery.concurrency.thread import TaskPool as CeleryThreadPool
 
+from liap_tasks.configuration import NotChosen
 from liap_tasks.pools.threads import SoloPool, TaskPool
 
 __all__ = ["LiapWorker"]
@@ -19,8 +20,11 @@ class LiapWorker(Worker):
     """Celery's worker; ``-P threads`` and ``-P solo`` mean the pools of :mod:`liap_tasks.pools.threads`."""
 
     pool_cls: Any
+    concurrency: int
 
     def on_init_blueprint(self) -> None:
         """Called when the pool's class is known and none has been made yet."""
         super().on_init_blueprint()
         self.pool_cls = OURS.get(self.pool_cls, self.pool_cls)
+        if isinstance(self.concurrency, NotChosen):
+            self.concurrency = getattr(self.pool_cls, "usual_concurrency", self.concurrency)

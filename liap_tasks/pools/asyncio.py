@@ -41,7 +41,6 @@ from celery.exceptions import WorkerLostError
 from celery.utils.log import get_logger
 from celery.worker import state
 
-from liap_tasks.configuration import NotChosen
 from liap_tasks.coroutines import is_coroutine_task
 from liap_tasks.loop_thread import Driver, LoopThread
 from liap_tasks.pools.threads import TaskPool as ThreadPool
@@ -50,13 +49,8 @@ __all__ = ["TaskPool"]
 
 logger = get_logger("liap_tasks.pools.asyncio")
 
-CONCURRENCY = 1000
-"""Coroutines at once when the worker's concurrency was not chosen."""
-
 THREADS = 10
 """Threads for plain functions, unless the concurrency is less."""
-
-PREFETCH_MAX = 0xFFFF
 
 COLD_SECONDS = 3.0
 """How long a cold shutdown waits for cancelled coroutines."""
@@ -145,10 +139,11 @@ class TaskPool(BasePool):
     body_can_be_buffer = True
     task_join_will_block = True
 
+    usual_concurrency = 1000
+    """Coroutines at once when the worker's concurrency was not chosen."""
+
     def __init__(self, limit: Any = None, *args: Any, **options: Any) -> None:
-        super().__init__(limit, *args, **options)
-        if limit is None or isinstance(limit, NotChosen):
-            self.limit = CONCURRENCY
+        super().__init__(limit or self.usual_concurrency, *args, **options)
         self.threads = max(1, min(self.limit, THREADS))
         self._coroutine_tasks: dict[str, bool] = {}
         self._waiting: deque[_Job] = deque()  # coroutines, not begun
@@ -194,7 +189,7 @@ class TaskPool(BasePool):
         if state.should_terminate:
             self._cancel_running()
         while self._running:
-            self._tell_here()
+            self.tell_here()
             self._progress.wait()
             self._progress.clear()
         self._end_threads(None)
@@ -223,7 +218,7 @@ class TaskPool(BasePool):
             self._threads.on_stop()
         if not self._loop_thread.stop(timeout):
             logger.error("the asyncio pool's loop is blocked by a task and did not end within %g s", timeout)
-        self._tell_here()
+        self.tell_here()
 
     def flush(self) -> None:
         """Forget what has not begun: its messages are back in their queues (the connection is lost or closing)."""
@@ -270,10 +265,6 @@ class TaskPool(BasePool):
             known = self._coroutine_tasks[name] = task is not None and is_coroutine_task(task)
         return known
 
-    def prefetch_count(self, multiplier: int) -> int:
-        """Return how many messages a worker with this pool holds: Celery's multiple of the limit, to AMQP's bound."""
-        return int(min(self.limit * multiplier, PREFETCH_MAX))
-
     def may_begin(self) -> bool:
         """Tell whether tasks may still begin."""
         return not self._closing
@@ -316,9 +307,10 @@ class TaskPool(BasePool):
 
     def _answer_bell(self, bell: _Bell) -> None:
         bell.silence()
-        self._tell_here()
+        self.tell_here()
 
-    def _tell_here(self) -> None:
+    def tell_here(self) -> None:
+        """Tell requests in this thread what they have not been told yet."""
         while self._told:
             self._tell_now(*self._told.popleft())
 

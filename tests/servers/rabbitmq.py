@@ -34,6 +34,7 @@ ADD_VIRTUAL_HOST = """\
 rabbit_vhost:add(<<"{name}">>, <<"tests">>),
 rabbit_auth_backend_internal:set_permissions(<<"guest">>, <<"{name}">>, <<".*">>, <<".*">>, <<".*">>, <<"tests">>).
 """
+CLOSE_CONNECTIONS = 'rabbit_networking:close_all_connections(<<"closed by a test">>).\n'
 DELETE_VIRTUAL_HOST = 'rabbit_vhost:delete(<<"{name}">>, <<"tests">>).\n'
 
 
@@ -59,6 +60,10 @@ class RabbitMQNode:
             yield f"{self.url.removesuffix('//')}/{name}"
         finally:
             self._evaluate(DELETE_VIRTUAL_HOST.format(name=name))
+
+    def close_connections(self) -> None:
+        """Close every client's connection, as a broker does that has to."""
+        self._evaluate(CLOSE_CONNECTIONS)
 
     def _evaluate(self, erlang: str) -> None:
         cookie = (self.folder / ".erlang.cookie").read_text()

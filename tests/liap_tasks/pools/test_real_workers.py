@@ -12,6 +12,7 @@ from celery.exceptions import TaskRevokedError
 
 from liap_tasks import DeadLetterReason, LiapApp, configuration, dead_letters
 from tests.liap_tasks.pools.processes import DEADLINE, running
+from tests.servers.rabbitmq import RabbitMQNode
 
 SOURCE = """
 import asyncio, contextvars, os, threading
@@ -159,6 +160,21 @@ def test_a_cold_shutdown_cancels_and_gives_back_everything(rabbit_app: LiapApp, 
         worker.stop(signal.SIGQUIT)
     assert worker.log.count("cancelled as asked") == 2
     assert queued(app) == 3
+
+
+def test_a_lost_connection_cancels_a_coroutine_and_its_message_is_delivered_again(
+    rabbit_app: LiapApp, rabbitmq_node: RabbitMQNode | None, tmp_path: Path
+) -> None:
+    if rabbitmq_node is None:
+        pytest.skip("only the private RabbitMQ can be told to close connections: unset LIAP_TEST_RABBITMQ_URL")
+    with running(rabbit_app, SOURCE, tmp_path, "-P", "custom", **ASYNCIO) as worker:
+        rabbit_app.send_task("pools.for_ever")
+        rabbit_app.pool.force_close_all()
+        until(lambda: "begun for ever" in worker.log)
+        rabbitmq_node.close_connections()
+        until(lambda: worker.log.count("begun for ever") == 2)
+    assert worker.log.count("cancelled as asked") == 1
+    assert "Couldn't ack" not in worker.log
 
 
 def test_autoscaling_lets_more_coroutines_run(rabbit_app: LiapApp, tmp_path: Path) -> None:
