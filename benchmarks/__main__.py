@@ -22,7 +22,7 @@ import kombu
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import async_side, engine_side, replay_side, routing_side
+from benchmarks import async_side, dead_letter_side, engine_side, replay_side, routing_side
 from benchmarks.celery_side import Bench
 from benchmarks.measure import Figure, interleaved
 
@@ -31,6 +31,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[float, int], list[Figure]]], ...] = (
     ("engine", "engine alone, one thread", engine_side.rows),
     ("routing", "routing, one thread", routing_side.rows),
     ("async", "the asyncio pool, one process", async_side.rows),
+    ("dead_letters", "keeping dead letters in SQLite, one thread", dead_letter_side.rows),
     ("replay", "dead letters, one thread", replay_side.rows),
 )
 

@@ -39,7 +39,8 @@ LETTER_INDEXES = (
     "CREATE INDEX dead_letters_by_reason ON dead_letters (state, reason, died_at, seq)",
     "CREATE INDEX dead_letters_by_task ON dead_letters (state, task, died_at, seq)",
     "CREATE INDEX dead_letters_by_queue ON dead_letters (state, queue, died_at, seq)",
-    "CREATE INDEX dead_letters_kinds ON dead_letters (state, task, queue, reason)",  # the statistics read only this
+    "CREATE INDEX dead_letters_by_task_and_reason ON dead_letters (state, task, reason, died_at, seq)",
+    "CREATE INDEX dead_letters_by_queue_and_reason ON dead_letters (state, queue, reason, died_at, seq)",
     "CREATE INDEX dead_letters_due ON dead_letters (due_at) WHERE due_at IS NOT NULL",
     "CREATE INDEX dead_letters_expiry ON dead_letters (expires_at) WHERE expires_at IS NOT NULL",
     "CREATE INDEX dead_letters_purged ON dead_letters (purged_at) WHERE purged_at IS NOT NULL",

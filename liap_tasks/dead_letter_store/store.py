@@ -31,8 +31,9 @@ __all__ = ["STORE_ERRORS", "DeadLetterStore"]
 # The database is away, out of room, locked or too new: nothing to be done but wait.
 STORE_ERRORS = (sa.exc.SQLAlchemyError, StoreVersionError)
 
+STEP = 2000  # rows
 WAITING = (LetterState.DEAD, LetterState.SCHEDULED)
-CONTENT = {"body": b"", "headers": "{}", "properties": "{}", "traceback": None}  # what a purge drops
+DROPPED = {"body": b"", "headers": "{}", "properties": "{}", "traceback": None, "due_at": None, "expires_at": None}
 
 Letters = list[Letter]  # inside the class below the name ``list`` is a method
 AuditEntries = list[AuditEntry]
@@ -122,25 +123,28 @@ class DeadLetterStore:
     def stats(self, where: LetterFilter | None = None) -> StoreStatistics:
         """Return how many letters there are by state, reason, task and queue; of those in ``where`` if given."""
         chosen = sa.true() if where is None else condition(where)
-        kinds = (_table.state, _table.task, _table.queue, _table.reason)
-        by: dict[str, Counter[str]] = {column.name: Counter() for column in kinds}
+        states = sa.select(_table.state, sa.func.count()).where(chosen).group_by(_table.state)
         with self._read() as connection:
-            numbers = sa.select(*kinds, sa.func.count().label("number")).where(chosen).group_by(*kinds)
-            for row in connection.execute(numbers):
-                by["state"][row.state] += row.number
-                if row.state in WAITING:
-                    for name in ("task", "queue", "reason"):
-                        by[name][getattr(row, name) or ""] += row.number
+            by_state = connection.execute(states).all()
+            tasks, queues = (self._tally(connection, column, chosen) for column in (_table.task, _table.queue))
             oldest = [
                 connection.scalar(sa.select(sa.func.min(_table.died_at)).where(_table.state == state, chosen))
                 for state in WAITING
             ]
+        by_task: Counter[str] = Counter()
+        by_queue: Counter[str] = Counter()
+        by_reason: Counter[str] = Counter()
+        for task, reason, number in tasks:
+            by_task[task or ""] += number
+            by_reason[reason] += number
+        for queue, _, number in queues:
+            by_queue[queue] += number
         return StoreStatistics(
-            total=sum(by["reason"].values()),
-            by_state=dict(by["state"]),
-            by_reason=dict(by["reason"]),
-            by_task=dict(by["task"]),
-            by_queue=dict(by["queue"]),
+            total=by_task.total(),
+            by_state=dict(by_state),
+            by_reason=dict(by_reason),
+            by_task=dict(by_task),
+            by_queue=dict(by_queue),
             oldest=min((time for time in oldest if time is not None), default=None),
         )
 
@@ -150,10 +154,10 @@ class DeadLetterStore:
         """Claim up to ``limit`` letters that wait and return them, oldest first; nobody else gets them meanwhile.
 
         Only letters that are dead or scheduled can be claimed. claimant: a name that nobody else uses. lease: seconds,
-        above 0, after which the letters are free again. On PostgreSQL letters that another transaction is about to
-        claim are passed over without waiting.
+        above 0, after which the letters are free again. limit: at most 2000 at once.
+        On PostgreSQL letters that another transaction is about to claim are passed over without waiting.
         """
-        now = self.clock()
+        now, limit = self.clock(), min(limit, STEP)
         taken: Letters = []
         with self._write() as connection:
             for state in WAITING:
@@ -216,23 +220,24 @@ class DeadLetterStore:
     def purge(self, where: LetterFilter) -> int:
         """Drop the content of letters, leaving a row that says what they were; return how many."""
         states = (*WAITING, LetterState.REPLAYED)
-        return self._change(where, states, **CONTENT, state=LetterState.PURGED, purged_at=self.clock(), due_at=None)
+        return self._change(where, states, **DROPPED, state=LetterState.PURGED, purged_at=self.clock())
 
     def purge_expired(self, now: float) -> int:
         """Purge the letters whose time is up at ``now``; return how many."""
-        expired = sa.update(LETTERS).where(
-            _table.expires_at <= now, _table.state != LetterState.PURGED, self._free(self.clock())
+        old = sa.and_(_table.expires_at <= now, _table.state != LetterState.PURGED, self._free(self.clock()))
+        purged = {**DROPPED, "state": LetterState.PURGED, "purged_at": now}
+        return self._in_steps(
+            old, lambda rows: [sa.update(LETTERS).where(rows, old).values(**purged)], _table.expires_at
         )
-        with self._write() as connection:
-            changed = expired.values(**CONTENT, state=LetterState.PURGED, purged_at=now, due_at=None)
-            return int(connection.execute(changed).rowcount)
 
     def forget_purged(self, before: float) -> int:
         """Delete the rows of letters that were purged before ``before``, and their audit; return how many."""
-        old = _table.purged_at < before
-        with self._write() as connection:
-            connection.execute(sa.delete(AUDIT).where(AUDIT.c.letter_id.in_(sa.select(_table.id).where(old))))
-            return int(connection.execute(sa.delete(LETTERS).where(old)).rowcount)
+
+        def forget(rows: sa.ColumnElement[bool]) -> Sequence[Any]:
+            audited = AUDIT.c.letter_id.in_(sa.select(_table.id).where(rows))
+            return [sa.delete(AUDIT).where(audited), sa.delete(LETTERS).where(rows)]
+
+        return self._in_steps(_table.purged_at < before, forget, _table.purged_at)
 
     # -- by hand -----------------------------------------------------------------------------------------------
 
@@ -327,14 +332,44 @@ class DeadLetterStore:
         return letter_from(row)
 
     @staticmethod
+    def _tally(
+        connection: sa.Connection, column: sa.ColumnElement[Any], chosen: sa.ColumnElement[bool]
+    ) -> Sequence[Any]:
+        """Return the numbers of letters that wait as (value of ``column``, reason, number): one index, no row."""
+        query = sa.select(column, _table.reason, sa.func.count()).where(_table.state.in_(WAITING), chosen)
+        return connection.execute(query.group_by(_table.state, column, _table.reason)).all()
+
+    @staticmethod
     def _free(now: float) -> sa.ColumnElement[bool]:
         return sa.or_(_table.claimed_until.is_(None), _table.claimed_until <= now)
 
     def _change(self, where: LetterFilter, states: Sequence[str], **values: Any) -> int:
         """Change the letters in one of ``states`` that nobody has claimed."""
-        chosen = sa.update(LETTERS).where(condition(where), _table.state.in_(states), self._free(self.clock()))
-        with self._write() as connection:
-            return int(connection.execute(chosen.values(**values)).rowcount)
+        chosen = sa.and_(condition(where), _table.state.in_(states), self._free(self.clock()))
+        return self._in_steps(chosen, lambda rows: [sa.update(LETTERS).where(rows, chosen).values(**values)])
+
+    def _in_steps(
+        self,
+        chosen: sa.ColumnElement[bool],
+        change: Callable[[sa.ColumnElement[bool]], Sequence[Any]],
+        order: sa.ColumnElement[Any] | None = None,
+    ) -> int:
+        """Run the statements of ``change`` on the chosen rows, so many at a time; return how many the last one changed.
+
+        order: of whose index the rows are read; then the change must be one after which they are not chosen any more.
+        Why in steps: a recorder that waits for one long transaction would take the database to be away.
+        """
+        changed, last = 0, 0
+        while True:
+            step = sa.select(_table.seq).where(chosen).limit(STEP)
+            step = step.order_by(order) if order is not None else step.where(_table.seq > last).order_by(_table.seq)
+            with self._write() as connection:
+                rows = connection.scalars(step).all()
+                if not rows:
+                    return changed
+                for statement in change(_table.seq.in_(rows)):
+                    number = connection.execute(statement).rowcount
+                changed, last = changed + int(number), rows[-1]
 
     def _end_claim(self, ids: Sequence[str], claimant: str, **values: Any) -> int:
         ended = 0

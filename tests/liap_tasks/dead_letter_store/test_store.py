@@ -287,6 +287,18 @@ def test_a_letter_that_is_being_sent_is_neither_purged_nor_scheduled_nor_edited(
     assert store.audit("l1") == []
 
 
+def test_many_letters_are_changed_in_steps_and_each_once(
+    store: DeadLetterStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("liap_tasks.dead_letter_store.store.STEP", 3)
+    store.record([letter(f"l{number:02}", died_at=float(-number), expires_at=clock.now) for number in range(10)])
+    assert store.schedule(LetterFilter(), 5.0) == 10
+    assert store.cancel_schedule(LetterFilter()) == 10
+    assert store.purge(LetterFilter(ids=("l00", "l01", "l02", "l03"))) == 4
+    assert store.purge_expired(clock.now) == 6
+    assert store.forget_purged(clock.now + 1) == 10
+
+
 def test_letters_whose_time_is_up_are_purged_and_later_forgotten(store: DeadLetterStore, clock: Clock) -> None:
     store.record([letter("a", expires_at=clock.now + 10), letter("b", expires_at=clock.now + 11), letter("c")])
     store.edit("a", who="anna", changes={"queue": "bots"})
