@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 import click
-from kombu.utils import json
 
 from liap_tasks.commands.dlq.app import store_of
 from liap_tasks.commands.dlq.as_json import audit_as_json, letter_as_json
 from liap_tasks.commands.dlq.filters import chooses_letters
-from liap_tasks.commands.dlq.output import age, counts, moment, remark, say_json, say_pairs, say_table
+from liap_tasks.commands.dlq.output import age, as_text, counts, moment, remark, say_json, say_pairs, say_table
 from liap_tasks.dead_letter_store import AuditEntry, Letter, LetterFilter
 from liap_tasks.dead_letter_store.call import call_of
 
@@ -102,7 +101,7 @@ def _told(letter: Letter, audit: Sequence[AuditEntry]) -> list[tuple[str, str]]:
     if call is None:
         told.append(("body", f"{letter.size:,} bytes of {letter.content_type or 'unknown type'}: {letter.body[:80]!r}"))
     else:
-        told += [("args", json.dumps(call.args)), ("kwargs", json.dumps(call.kwargs))]
+        told += [("args", as_text(call.args)), ("kwargs", as_text(call.kwargs))]
     if letter.exception is not None:
         told.append(("error", f"{letter.exception}: {letter.message or ''}".rstrip(": ")))
     for attempt in letter.attempts:
@@ -126,7 +125,7 @@ def _changes(entry: AuditEntry) -> str:
     told = audit_as_json(entry)
     before, after = told["before"], told["after"]
     changed = [name for name in after if before.get(name) != after[name]]
-    return "\n".join(f"{name}: {json.dumps(before.get(name))} -> {json.dumps(after[name])}" for name in changed)
+    return "\n".join(f"{name}: {as_text(before.get(name))} -> {as_text(after[name])}" for name in changed)
 
 
 def _first_line(text: str) -> str:

@@ -6,19 +6,19 @@ progress bar is drawn on a terminal only.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, time
 from typing import Any
 
 import click
-from kombu.utils import json
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-__all__ = ["Advance", "age", "counts", "moment", "progress", "remark", "say_json", "say_table", "say_pairs"]
+__all__ = ["Advance", "age", "as_text", "counts", "moment", "progress", "remark", "say_json", "say_table", "say_pairs"]
 
 Advance = Callable[[int, int | None], None]
 """Called as work goes on, with how much of how much is done; None if nobody knows how much it is."""
@@ -28,7 +28,16 @@ WIDE = 10_000
 
 def say_json(value: Any, *, err: bool = False) -> None:
     """Print one JSON document."""
-    click.echo(json.dumps(value, ensure_ascii=False, indent=2), err=err)
+    click.echo(as_text(value, indent=2), err=err)
+
+
+def as_text(value: Any, indent: int | None = None) -> str:
+    """Return a value as plain JSON: times as ISO 8601, what JSON has no word for as its text."""
+    return json.dumps(value, ensure_ascii=False, indent=indent, default=_plain)
+
+
+def _plain(value: Any) -> str:
+    return value.isoformat() if isinstance(value, date | time) else str(value)
 
 
 def say_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

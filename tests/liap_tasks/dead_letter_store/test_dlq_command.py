@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ def app(new_app: Callable[..., LiapApp], tmp_path: Path) -> Iterator[LiapApp]:
                 exception=None,
                 message=None,
                 traceback=None,
+                headers={"x-death": [{"queue": "old", "time": datetime(2026, 1, 2, tzinfo=UTC)}]},
                 body=b"\xff\x00\xfe",
                 state="scheduled",
                 due_at=4e9,
@@ -149,6 +151,11 @@ def test_show_for_machines_has_everything(run: Dlq) -> None:
     assert [attempt["number"] for attempt in letter["attempts"]] == [1, 2]
     assert letter["headers"]["task"] == "tests.task"
     assert letter["audit"] == []
+
+
+def test_times_among_the_headers_are_plain_json(run: Dlq) -> None:
+    letter = json.loads(run("show", "l3", "--json").stdout)
+    assert letter["headers"]["x-death"] == [{"queue": "old", "time": "2026-01-02T00:00:00+00:00"}]
 
 
 def test_lineage_is_shown_in_both_directions(run: Dlq, app: LiapApp) -> None:
