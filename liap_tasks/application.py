@@ -37,6 +37,7 @@ from liap_tasks.dead_letter_store.bootstep import KeepsDeadLetters
 from liap_tasks.dead_letter_store.database import ALLOWED as STORE_URLS
 from liap_tasks.errors import ConfigurationError
 from liap_tasks.events import EventExchange
+from liap_tasks.keys import check_broker_honours_keys, check_queue_honours_keys, headers_of_keys
 from liap_tasks.metadata import HEADER, MessageMetadata, deadline_in
 from liap_tasks.policies import DeadLetterPolicy
 from liap_tasks.policies.deadline import deadline_from
@@ -65,6 +66,21 @@ class LiapAMQP(AMQP):
         if queues is None and names is not None:
             queues = [self.queues[name] for name in names]
         return super().TaskConsumer(channel, queues, accept, **options)
+
+    @cached_property
+    def send_task_message(self) -> Callable[..., Any]:
+        """Celery's publisher of task messages, which refuses keys that the queue would ignore."""
+        send = self._create_task_sender()  # type: ignore[attr-defined]  # not in the stubs
+
+        def send_checked(producer: Any, name: str, message: Any, *args: Any, **options: Any) -> Any:
+            queue = options.get("queue")
+            if queue is not None:  # a retry goes where its first attempt went
+                check_queue_honours_keys(
+                    name, options.get("headers") or {}, self.queues[queue] if isinstance(queue, str) else queue
+                )
+            return send(producer, name, message, *args, **options)
+
+        return send_checked
 
     def Queues(self, *args: Any, **options: Any) -> Any:
         """Return the queue table."""
@@ -195,6 +211,9 @@ class LiapApp(Celery):
         So are those of its fallback.
         """
         options.setdefault("pydantic", mentions_models(fun))
+        for key in ("ordering_key", "dedup_key"):
+            if callable(options.get(key)):
+                options[key] = staticmethod(options[key])
         fallback = options.get("fallback")
         if fallback is not None:
             if options["pydantic"] is not False and mentions_models(fallback):
@@ -303,8 +322,9 @@ class LiapApp(Celery):
 
         A ``countdown`` or ``eta`` becomes a delay that the broker holds, to the millisecond, where it can.
         correlation_id goes to the metadata. deadline (POSIX seconds or datetime) or answer_within (seconds): until when
-        an answer is of use; the message expires then. Raises ``QueueFullError`` when the queue's bound refuses the
-        message.
+        an answer is of use; the message expires then. ordering_key, dedup_key: see :class:`LiapTask`.
+        Raises ``QueueFullError`` when the queue's bound refuses the message, InvalidArgumentError for a key on a broker
+        or a queue that would ignore it.
         """
         headers = dict(options.pop("headers", None) or {})
         correlation_id = options.pop("metadata_correlation_id", None)
@@ -316,6 +336,12 @@ class LiapApp(Celery):
         deadline = deadline_in(headers)
         if deadline is not None:
             options["expires"] = _sooner(options.get("expires"), deadline)
+        headers.update(
+            headers_of_keys(
+                name, ordering_key=options.pop("ordering_key", None), dedup_key=options.pop("dedup_key", None)
+            )
+        )
+        check_broker_honours_keys(name, headers, self.conf.broker_write_url or self.conf.broker_url)
         priority = options.get("priority")
         if priority is not None:
             options["priority"] = int(priority)

@@ -109,6 +109,10 @@ def work_queue(name: str, settings: Settings) -> WorkQueue:
     }
     if counts_deliveries(settings.broker_url):
         arguments["x-delivery-limit"] = DELIVERY_LIMIT
+    if broker_feature(settings.broker_url, "message_groups"):
+        arguments["x-message-groups"] = True
+    if broker_feature(settings.broker_url, "deduplication"):
+        arguments["x-deduplication-window"] = round(settings.dedup_window_seconds * 1000)
     if is_amqp(settings.broker_url):
         arguments["x-max-priority"] = int(MessagePriority.CRITICAL)
     return WorkQueue(

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["HEADER", "DeadLetterRecord", "count", "peek", "publish", "publish_message", "publish_routed"]
 
 HEADER = "x-liap-dead-letter"
+CONTINUES_HEADER = "x-group-continues"
+NOT_KEPT = (HEADER, CONTINUES_HEADER)  # a dead letter's group goes on without it
 MAX_TRACEBACK = 8_000
 KEPT_PROPERTIES = ("correlation_id", "reply_to", "priority", "message_id", "timestamp", "type", "app_id")
 
@@ -114,7 +116,7 @@ def publish(
         origin=request.origin,
         ignore_result=request.ignore_result,
     )
-    custom = {key: value for key, value in (request.headers or {}).items() if key != HEADER}
+    custom = {key: value for key, value in (request.headers or {}).items() if key not in NOT_KEPT}
     priority = info.get("priority")
     try:
         with app.producer_or_acquire() as producer:
@@ -146,7 +148,7 @@ def publish_message(
     For what never became a task's request, or not one that can be read. queue: where it came from.
     Returns when the broker has it. Raises DeadLetterError when it has not: then the original must not be acknowledged.
     """
-    headers = {key: value for key, value in (message.headers or {}).items() if key != HEADER}
+    headers = {key: value for key, value in (message.headers or {}).items() if key not in NOT_KEPT}
     metadata = MessageMetadata.from_headers(headers)
     info = message.delivery_info or {}
     record = {

@@ -43,6 +43,7 @@ class Settings(BaseSettings):
     )
     max_queue_size: int = _variable(10_000, "a whole number of messages, at least 1", ge=1)
     default_message_ttl: float = _variable(300, "seconds, above 0", gt=0, allow_inf_nan=False)
+    dedup_window_seconds: float = _variable(300, "seconds, at least 0.001", ge=0.001, allow_inf_nan=False)
     dlq_max_retries: int = _variable(3, "a whole number of retries, at least 0", ge=0)
     dlq_retry_delay: float = _variable(60, "seconds, at least 0", ge=0, allow_inf_nan=False)
     dlq_retention_hours: float = _variable(24, "hours, above 0", gt=0, allow_inf_nan=False)

@@ -27,6 +27,7 @@ from liap_tasks.attempt import back_to_its_queue, note_attempt, run_attempt
 from liap_tasks.calls import AwaitableResult
 from liap_tasks.coroutines import is_coroutine_task
 from liap_tasks.giving_up import given_up
+from liap_tasks.keys import Key, headers_of_retry, key_of
 from liap_tasks.metadata import MessageMetadata, deadline_in
 from liap_tasks.policies import (
     DeadLetter,
@@ -59,6 +60,9 @@ class LiapTask(Task[Any, Any]):
     0: no limit. grace: seconds it then has to clean up; a process of the prefork pool is killed after them. priority:
     default priority of its messages. fallback: a function with the task's arguments that answers instead when the
     deadline of a call has passed or its attempts are spent; it must be quick.
+    ordering_key: calls with the same key run in the order of their publish, one at a time, retries included.
+    dedup_key: a second call with the same key within DEDUP_WINDOW_SECONDS is taken by the broker and dropped: its
+    result never comes. A key is the name of an argument or a function of (args, kwargs); None: none.
     max_concurrent: how many of this task a worker runs at once, whatever its pool; None or 0: as many as the pool does.
     """
 
@@ -73,6 +77,8 @@ class LiapTask(Task[Any, Any]):
     priority: MessagePriority | int | None = None
     fallback: Callable[..., Any] | None = None
     max_concurrent: int | None = None
+    ordering_key: Key = None
+    dedup_key: Key = None
 
     is_coroutine = False
     """Whether the task's function is ``async def``; found out when the task joins its app."""
@@ -99,11 +105,21 @@ class LiapTask(Task[Any, Any]):
         delivery: TTL, delay, priority, correlation id and deadline in one value; options given explicitly win.
         deadline (POSIX seconds or a datetime) or answer_within (seconds): until when an answer is of use. The message
         expires then, an attempt is interrupted then, no retry is begun after it, and the rest of a chain has it too.
-        Raises ``QueueFullError`` when the queue's bound refuses it.
+        ordering_key, dedup_key: instead of what the task's attributes say.
+        Raises ``QueueFullError`` when the queue's bound refuses it; InvalidArgumentError for a key on a broker or a
+        queue that would ignore it.
         """
         if delivery is not None:
             options = {**delivery.as_execution_options(), **options}
+        if options.get("retries"):
+            options["headers"] = headers_of_retry(options.get("headers"))
+        else:
+            for name, key in (("ordering_key", self.ordering_key), ("dedup_key", self.dedup_key)):
+                if key is not None and options.get(name) is None:
+                    options[name] = key_of(self.run, key, tuple(args or ()), dict(kwargs or {}))
         if self.app.conf.task_always_eager:
+            options.pop("ordering_key", None)  # one after the other anyway
+            options.pop("dedup_key", None)  # nothing is kept between two calls
             correlation_id = None if delivery is None else delivery.correlation_id
             deadline = deadline_from(
                 deadline=options.pop("deadline", None),

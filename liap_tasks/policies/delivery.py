@@ -21,6 +21,7 @@ class DeliveryOptions:
     correlation_id: what this message belongs to, for tracing; tasks started by the task inherit it.
     deadline: POSIX seconds or a datetime until which an answer is of use; answer_within: the same in seconds from the
     publish. Give one of the two.
+    ordering_key: calls with the same key run in order. dedup_key: a second call with the same key is dropped.
     Raises ValueError naming the field for a value out of bounds.
     """
 
@@ -30,6 +31,8 @@ class DeliveryOptions:
     correlation_id: str | None = None
     deadline: Moment | None = None
     answer_within: Duration | None = None
+    ordering_key: str | None = None
+    dedup_key: str | None = None
 
     def __post_init__(self) -> None:
         if self.ttl is not None:
@@ -56,4 +59,8 @@ class DeliveryOptions:
             options["deadline"] = self.deadline
         if self.answer_within is not None:
             options["answer_within"] = self.answer_within
+        if self.ordering_key is not None:
+            options["ordering_key"] = self.ordering_key
+        if self.dedup_key is not None:
+            options["dedup_key"] = self.dedup_key
         return options
