@@ -82,7 +82,6 @@ class Recorder(threading.Thread):
         with self.app.connection_for_read(heartbeat=self.app.conf.broker_heartbeat) as connection:
             connection.ensure_connection(max_retries=1, interval_start=0, timeout=5)
             channel: Any = connection.channel()
-            channel.basic_qos(0, BATCH, False)
             consumer = connection.Consumer(
                 dead_letter_queue(), channel=channel, on_message=self._take, prefetch_count=BATCH
             )

@@ -52,8 +52,9 @@ class DeadLetterStore:
     def __init__(self, url: str, *, clock: Callable[[], float] = time.time) -> None:
         self.url = check_store_url(url)
         self.clock = clock
-        self._opening = threading.Lock()
-        self._opened: tuple[int, sa.Engine] | None = None  # by process: a connection is not for a forked child
+        # By process: neither a connection nor a lock that somebody holds is for a forked child.
+        self._opening: dict[int, threading.Lock] = {}
+        self._opened: tuple[int, sa.Engine] | None = None
 
     def exists(self) -> bool:
         """Tell whether there may be letters: False for a SQLite file that nobody has made yet."""
@@ -290,8 +291,7 @@ class DeadLetterStore:
 
     def close(self) -> None:
         """Close the connections; the store can be used again."""
-        with self._opening:
-            opened, self._opened = self._opened, None
+        opened, self._opened = self._opened, None
         if opened is not None:
             opened[1].dispose(close=opened[0] == os.getpid())
 
@@ -300,7 +300,7 @@ class DeadLetterStore:
     def _engine(self) -> sa.Engine:
         process = os.getpid()
         if self._opened is None or self._opened[0] != process:
-            with self._opening:
+            with self._opening.setdefault(process, threading.Lock()):
                 if self._opened is None or self._opened[0] != process:
                     engine = open_database(self.url)
                     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -330,3 +331,14 @@ def test_only_what_makes_the_message_can_be_edited(store: DeadLetterStore, chang
     store.record([letter()])
     with pytest.raises(ValueError, match="can be edited"):
         store.edit("l1", who="me", changes=changes)
+
+
+def test_a_forked_child_has_connections_of_its_own(store: DeadLetterStore) -> None:
+    store.record([letter("parent")])
+    context = multiprocessing.get_context("fork")
+    child = context.Process(target=lambda: store.record([letter("child")]))
+    child.start()
+    child.join(30)
+    assert child.exitcode == 0
+    assert store.record([letter("parent again")]) == 1
+    assert store.count() == 3
