@@ -44,6 +44,7 @@ from liap_tasks.policies.deadline import deadline_from
 from liap_tasks.replies import Replies
 from liap_tasks.routing import Router
 from liap_tasks.settings import Settings, load_settings
+from liap_tasks.task_statistics import TaskStatistics
 from liap_tasks.worker_steps import SaysWhoSharesTheBroker
 from transports import QueueFullError
 
@@ -146,6 +147,7 @@ class LiapApp(Celery):
         self._settings = settings
         self._replies: Replies | None = None
         self._publishing_threads: ThreadPoolExecutor | None = None
+        self.task_statistics = TaskStatistics()
         self.event_exchanges: dict[str, EventExchange] = {}
         self.embedded_workers: list[Refreshable] = []
         super().__init__(main, **options)

@@ -25,9 +25,11 @@ from liap_tasks import dead_letters
 from liap_tasks.coroutines import beside_loop, in_prefork_child, pause, run_coroutine
 from liap_tasks.errors import DeadLetterError
 from liap_tasks.giving_up import may_end
+from liap_tasks.handlers import message_of
 from liap_tasks.metadata import MAX_ERROR_TEXT, Attempt, deadline_in, shorten
 from liap_tasks.policies import DeadLetter, DeadLetterReason, Retry
 from liap_tasks.policies.deadline import reserved_for_fallback
+from liap_tasks.task_statistics import FILTERED, marked_as_dead_letter
 from liap_tasks.timeouts import interrupt_after
 
 if TYPE_CHECKING:
@@ -58,6 +60,7 @@ def run_attempt(task: LiapTask, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     request: Any = task.request
     request.liap_running = True
     try:
+        _filter(task, args, kwargs)
         answer = _run_in_time(task, request, args, kwargs)
         _check_that_it_counts(task)
     except TaskPredicate:  # Celery's own control flow: Retry, Ignore, Reject
@@ -72,6 +75,14 @@ def run_attempt(task: LiapTask, args: tuple[Any, ...], kwargs: dict[str, Any]) -
         request.liap_running = False
     request.liap_answered = True
     return answer
+
+
+def _filter(task: LiapTask, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Raise Celery's Ignore if one of the task's filters refuses the message: it is acknowledged, nothing is run."""
+    if task.filters:
+        message = message_of(task, args, kwargs)
+        if not all(accepts(message) for accepts in task.filters):
+            raise Ignore(FILTERED)
 
 
 def _check_that_it_counts(task: LiapTask) -> None:
@@ -147,6 +158,7 @@ def end_attempt(task: LiapTask, error: Exception) -> DeadLetter | None:
 def _bury(task: LiapTask, decision: DeadLetter, error: Exception) -> None:
     """Put the message among the dead letters if the task's policy wants that; else it goes back to its queue."""
     if task.app.dead_letter_policy_of(task.name).enabled:
+        marked_as_dead_letter(error)
         try:
             publish = partial(
                 dead_letters.publish,

@@ -6,7 +6,9 @@ from typing import Any
 
 from celery.worker.control import inspect_command
 
-__all__ = ["queue_stats"]
+from liap_tasks.task_statistics import TaskStatistics
+
+__all__ = ["queue_stats", "task_stats"]
 
 
 @inspect_command(args=[("queue", str)], signature="[queue]")
@@ -18,3 +20,12 @@ def queue_stats(state: Any, queue: str | None = None, **_: Any) -> dict[str, Any
         return {"error": f"the {driver} transport keeps no queue statistics; ask the broker's own management tools"}
     stats: dict[str, Any] = channel.queue_stats(queue)
     return stats
+
+
+@inspect_command()
+def task_stats(state: Any, **_: Any) -> dict[str, Any]:
+    """What became of the attempts of each task in this worker; metrics: see liap_tasks.task_statistics."""
+    statistics: TaskStatistics | None = getattr(state.app, "task_statistics", None)
+    if statistics is None:
+        return {"error": "this worker's app is none of liap_tasks"}
+    return dict(statistics.snapshot())

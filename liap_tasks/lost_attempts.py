@@ -20,6 +20,7 @@ from celery.utils.log import get_logger
 from liap_tasks import attempt, dead_letters
 from liap_tasks.errors import DeadLetterError
 from liap_tasks.policies import DeadLetter, DeadLetterReason, Retry
+from liap_tasks.task_statistics import marked_as_dead_letter
 
 if TYPE_CHECKING:
     from liap_tasks.task import LiapTask
@@ -80,4 +81,5 @@ def _publish_dead_letter(task: LiapTask, context: Any, verdict: DeadLetter, erro
             logger.critical("%s; its message goes back to its queue", failure)
             time.sleep(attempt.PAUSE_BEFORE_REQUEUE)
             return Ending.BACK
+        marked_as_dead_letter(error)
     return Ending.DEAD

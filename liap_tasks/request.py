@@ -12,7 +12,7 @@ from typing import Any
 
 from billiard.einfo import ExceptionWithTraceback  # type: ignore[attr-defined]  # not in the stubs
 from celery.app.task import Context
-from celery.exceptions import TimeLimitExceeded, WorkerLostError
+from celery.exceptions import Retry, TimeLimitExceeded, WorkerLostError
 from celery.worker import state
 from celery.worker.request import Request
 from celery.worker.state import task_ready
@@ -20,6 +20,7 @@ from kombu.utils.encoding import safe_repr, safe_str
 
 from liap_tasks.lost_attempts import Ending, end_lost_attempt
 from liap_tasks.policies import DeadLetterReason
+from liap_tasks.task_statistics import TaskStatistics
 from liap_tasks.unreadable import keep
 
 __all__ = ["LiapRequest"]
@@ -40,6 +41,7 @@ class LiapRequest(Request):
     app: Any
     time_limits: Any
     store_errors: bool
+    name: str
     _success_was_stored: Any
 
     def __init__(self, message: Any, *, body: Any = None, decoded: bool = False, **options: Any) -> None:
@@ -55,6 +57,35 @@ class LiapRequest(Request):
         if given.get("headers") is None:
             given["headers"] = {key: value for key, value in message.headers.items() if key not in _CELERY_KEYS} or None
 
+    @property
+    def attempt(self) -> int:
+        """The number of this attempt, from 1."""
+        return int(self.request_dict.get("retries") or 0) + 1
+
+    def _statistics(self) -> TaskStatistics | None:
+        return getattr(self.app, "task_statistics", None)  # another app keeps none
+
+    def __init_subclass__(cls) -> None:
+        """Count successes in the class that Celery makes of this for each task: its ``on_success`` calls no other."""
+        report: Any = cls.__dict__.get("on_success")
+        if report is not None:
+
+            def on_success(self: Any, failed__retval__runtime: Any, **options: Any) -> Any:
+                statistics = self._statistics()
+                if statistics is not None and not failed__retval__runtime[0]:
+                    statistics.succeeded(self.name, self.attempt)
+                return report(self, failed__retval__runtime, **options)
+
+            counted: Any = on_success
+            cls.on_success = counted  # type: ignore[method-assign]  # that is the point
+
+    def on_retry(self, exc_info: Any) -> Any:
+        """Called when the attempt has published another."""
+        statistics = self._statistics()
+        if statistics is not None:
+            statistics.retried(self.name, _unwrapped(exc_info).exc)
+        return super().on_retry(exc_info)
+
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         """Called when an attempt ended without success.
 
@@ -66,6 +97,10 @@ class LiapRequest(Request):
         error = self._lost_with(exc_info)
         if error is not None and self._ends_by_itself(error, str(exc_info.traceback or "")):
             return None
+        statistics = self._statistics()
+        ended_with = error or _unwrapped(exc_info)
+        if statistics is not None and not isinstance(ended_with, Retry):
+            statistics.failed(self.name, self.attempt, ended_with)
         return super().on_failure(exc_info, send_failed_event, return_ok)
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
@@ -74,8 +109,13 @@ class LiapRequest(Request):
             super().on_timeout(soft, timeout)
         elif self._lost:  # its failure has been told already
             task_ready(self)
-        elif not state.should_terminate and not self._ends_by_itself(TimeLimitExceeded(timeout), ""):
-            super().on_timeout(soft, timeout)
+        elif not state.should_terminate:
+            error = TimeLimitExceeded(timeout)
+            if not self._ends_by_itself(error, ""):
+                statistics = self._statistics()
+                if statistics is not None:
+                    statistics.failed(self.name, self.attempt, error)
+                super().on_timeout(soft, timeout)
 
     def _ends_by_itself(self, error: Exception, traceback: str) -> bool:
         """Have a lost attempt retried, dead-lettered or put back; False if Celery is to end it as failed, too."""
@@ -92,6 +132,9 @@ class LiapRequest(Request):
         if ending is Ending.BACK:
             self.reject(requeue=True)
             return True
+        statistics = self._statistics()
+        if statistics is not None:
+            statistics.retried(self.name, error)
         if self.store_errors:
             task.backend.mark_as_retry(self.id, error, traceback, request=self._context)
         self.acknowledge()
@@ -118,9 +161,13 @@ class LiapRequest(Request):
 
     def _lost_with(self, exc_info: Any) -> Exception | None:
         """Return the error of an attempt whose process is gone, None for one that ended by itself."""
-        error: Any = exc_info.exception
-        if isinstance(error, ExceptionWithTraceback):
-            error = error.exc
+        error = _unwrapped(exc_info)
         if isinstance(error, SystemExit | KeyboardInterrupt):  # billiard tells of the exit before the process is gone
             return WorkerLostError(f"the process ended with {error!r}")
         return error if isinstance(error, WorkerLostError | TimeLimitExceeded) else None
+
+
+def _unwrapped(exc_info: Any) -> Any:
+    """Return the exception of a billiard ExceptionInfo itself."""
+    error: Any = exc_info.exception
+    return error.exc if isinstance(error, ExceptionWithTraceback) else error

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from liap_tasks.attempt import back_to_its_queue, note_attempt, run_attempt
 from liap_tasks.calls import AwaitableResult
 from liap_tasks.coroutines import is_coroutine_task
 from liap_tasks.giving_up import given_up
+from liap_tasks.handlers import MessageFilter
 from liap_tasks.keys import Key, headers_of_retry, key_of
 from liap_tasks.metadata import MessageMetadata, deadline_in
 from liap_tasks.policies import (
@@ -63,6 +64,7 @@ class LiapTask(Task[Any, Any]):
     ordering_key: calls with the same key run in the order of their publish, one at a time, retries included.
     dedup_key: a second call with the same key within DEDUP_WINDOW_SECONDS is taken by the broker and dropped: its
     result never comes. A key is the name of an argument or a function of (args, kwargs); None: none.
+    filters: asked with the message before an attempt; one that says no ends it there, acknowledged.
     max_concurrent: how many of this task a worker runs at once, whatever its pool; None or 0: as many as the pool does.
     """
 
@@ -79,6 +81,7 @@ class LiapTask(Task[Any, Any]):
     max_concurrent: int | None = None
     ordering_key: Key = None
     dedup_key: Key = None
+    filters: Sequence[MessageFilter] = ()
 
     is_coroutine = False
     """Whether the task's function is ``async def``; found out when the task joins its app."""
