@@ -75,7 +75,7 @@ class LiapAMQP(AMQP):
 
         def send_checked(producer: Any, name: str, message: Any, *args: Any, **options: Any) -> Any:
             queue = options.get("queue")
-            if queue is not None:  # a retry goes where its first attempt went
+            if queue is not None:
                 check_queue_honours_keys(
                     name, options.get("headers") or {}, self.queues[queue] if isinstance(queue, str) else queue
                 )

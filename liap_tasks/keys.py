@@ -91,7 +91,12 @@ def headers_of_retry(headers: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def check_broker_honours_keys(task: str, headers: Mapping[str, Any], url: str) -> None:
-    """Raise InvalidArgumentError for a key that the broker at ``url`` would ignore."""
+    """Raise InvalidArgumentError for a key that the broker at ``url`` would ignore.
+
+    A retry may always go where its first attempt was taken: an event's ordering key is no demand.
+    """
+    if CONTINUES_HEADER in headers:
+        return
     for header, need in _NEEDS.items():
         if header in headers and not broker_feature(url, need.feature):
             able = [f"{scheme}://" for scheme, known in CAPABILITIES.items() if getattr(known, need.feature).supported]
@@ -101,6 +106,8 @@ def check_broker_honours_keys(task: str, headers: Mapping[str, Any], url: str) -
 
 def check_queue_honours_keys(task: str, headers: Mapping[str, Any], queue: Any) -> None:
     """Raise InvalidArgumentError for a key that the queue (kombu's) would ignore, as it is not declared for it."""
+    if CONTINUES_HEADER in headers:
+        return
     for header, need in _NEEDS.items():
         if header in headers and not (queue.queue_arguments or {}).get(need.argument):
             allowed = f"a queue declared with {need.argument}, which queue {queue.name!r} is not"

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -16,6 +17,7 @@ from liap_tasks import (
     DeadLetterReason,
     DeliveryOptions,
     EmbeddedWorker,
+    EventExchange,
     LiapApp,
     MessagePriority,
     QueueFullError,
@@ -185,3 +187,21 @@ def test_a_dead_letter_queue_deleted_on_rabbitmq_is_there_again(
         after_a_clean_up.delay()
         assert outcomes.states(1) == ["FAILURE"]
     assert dead_letters.count(app) == 1
+
+
+def test_an_event_with_an_ordering_key_is_retried_where_keys_mean_nothing(
+    rabbit: Callable[..., LiapApp], outcomes: Outcomes
+) -> None:
+    app = rabbit()
+    policy = RetryPolicy(max_retries=1, initial_delay=0.05, jitter=False)
+    events = EventExchange(app, f"tests.keys.{uuid4().hex}")
+
+    @app.task(shared=False, bind=True, name="tests.hears", retry_policy=policy)
+    def hears(self: Any, event: dict[str, Any]) -> None:
+        if self.attempt == 1:
+            raise OSError("again")
+
+    events.subscribe("room.#", "tests.hears")
+    with EmbeddedWorker(app):
+        events.publish("room.moved", {}, ordering_key="r1")
+        assert outcomes.states(2) == ["RETRY", "SUCCESS"]
