@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 from kombu import Queue
 
-from liap_tasks import DeliveryOptions, EmbeddedWorker, InvalidArgumentError, LiapApp, RetryPolicy, dead_letters
+from liap_tasks import (
+    DeliveryOptions,
+    EmbeddedWorker,
+    EventExchange,
+    InvalidArgumentError,
+    LiapApp,
+    RetryPolicy,
+    dead_letters,
+)
 from liap_tasks.keys import key_of
 from tests.liap_tasks.conftest import DEADLINE, Outcomes
 
@@ -205,3 +213,23 @@ def test_eager_calls_take_keys_without_a_broker(app: LiapApp, rooms: Any) -> Non
     step.apply_async(("a", "1"), dedup_key="k")
 
     assert seen == ["a 1", "a 1"]
+
+
+def test_events_of_one_key_reach_a_subscriber_in_order_across_retries(app: LiapApp, outcomes: Outcomes) -> None:
+    seen: list[int] = []
+    events = EventExchange(app, "tests.keys")
+
+    @app.task(shared=False, bind=True, name="tests.keys.hears", retry_policy=QUICK)
+    def hears(self: Any, event: dict[str, int]) -> None:
+        if event["number"] == 1 and self.attempt == 1:
+            raise OSError("again")
+        seen.append(event["number"])
+
+    events.subscribe("room.#", "tests.keys.hears")
+    for number in (1, 2, 3):
+        events.publish("room.moved", {"number": number}, ordering_key="a")
+
+    with EmbeddedWorker(app, concurrency=4):
+        assert outcomes.states(4) == ["RETRY", "SUCCESS", "SUCCESS", "SUCCESS"]
+
+    assert seen == [1, 2, 3]
