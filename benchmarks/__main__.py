@@ -32,7 +32,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[float, int], list[Figure]]], ...] = (
     ("routing", "routing, one thread", routing_side.rows),
     ("async", "the asyncio pool, one process", async_side.rows),
     ("dead_letters", "keeping dead letters in SQLite, one thread", dead_letter_side.rows),
-    ("replay", "dead letters, one thread", replay_side.rows),
+    ("replay", "sending dead letters back, one thread", replay_side.rows),
 )
 
 STOCK = "memory"
