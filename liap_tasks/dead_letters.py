@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict
 from liap_tasks.configuration import DEAD_LETTER_EXCHANGE, dead_letter_queue
 from liap_tasks.errors import DeadLetterError
 from liap_tasks.metadata import MAX_ERROR_TEXT, Attempt, MessageMetadata, shorten
+from liap_tasks.origin import queue_of_origin
 from liap_tasks.policies import DeadLetter, DeadLetterReason
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def publish(
         "detail": verdict.detail,
         "task": task,
         "id": request.id,
-        "queue": routing_key,
+        "queue": queue_of_origin(app.amqp.queues, exchange, routing_key),
         "exchange": exchange,
         "routing_key": routing_key,
         "exception": None if error is None else type(error).__qualname__,

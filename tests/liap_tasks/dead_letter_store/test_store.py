@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -333,6 +334,9 @@ def test_only_what_makes_the_message_can_be_edited(store: DeadLetterStore, chang
         store.edit("l1", who="me", changes=changes)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+# Python 3.12 and later warn of forking a process with threads, which is what is tried here.
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_forked_child_has_connections_of_its_own(store: DeadLetterStore) -> None:
     store.record([letter("parent")])
     context = multiprocessing.get_context("fork")
