@@ -18,8 +18,11 @@ LONGEST_PAUSE = 30.0
 class Outage:
     """The absence of one thing. what: its name. meanwhile: what that means. stopping: cuts every pause short."""
 
-    def __init__(self, what: str, meanwhile: str, stopping: threading.Event) -> None:
+    def __init__(
+        self, what: str, meanwhile: str, stopping: threading.Event, *, verb: str = "cannot be reached"
+    ) -> None:
         self._what = what
+        self._verb = verb
         self._meanwhile = meanwhile
         self._stopping = stopping
         self._pause = FIRST_PAUSE
@@ -34,9 +37,9 @@ class Outage:
         """Note that it cannot be reached, and return after a pause that doubles each time, up to 30 s."""
         if self._since is None:
             self._since = time.monotonic()
-            logger.error(
-                "%s cannot be reached (%s): %s; trying again until it can", self._what, _line(error), self._meanwhile
-            )
+            text = "%s %s (%s): %s; trying again, less and less often"
+            logger.error(text, self._what, self._verb, _line(error), self._meanwhile)
+            logger.debug("%s:", self._what, exc_info=error)
         self._stopping.wait(self._pause)
         self._pause = min(self._pause * 2, LONGEST_PAUSE)
 

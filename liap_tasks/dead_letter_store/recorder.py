@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from celery.utils.log import get_logger
+from kombu.exceptions import KombuError
 from kombu.transport.virtual import Channel as VirtualChannel
 
 from liap_tasks.configuration import dead_letter_queue
@@ -54,6 +55,7 @@ class Recorder(threading.Thread):
         self._stopping = threading.Event()
         self._store_outage = Outage("the dead-letter store", "dead letters wait in their queue", self._stopping)
         self._broker_outage = Outage("the broker", "no dead letters are recorded", self._stopping)
+        self._failure = Outage("recording dead letters", "they wait in their queue", self._stopping, verb="fails")
         self._batch: list[Any] = []
 
     def stop(self, timeout: float) -> None:
@@ -63,8 +65,12 @@ class Recorder(threading.Thread):
 
     def run(self) -> None:
         """Called in the thread."""
-        errors = self.app.connection_for_read().recoverable_connection_errors
-        channel_errors = self.app.connection_for_read().recoverable_channel_errors
+        probe = self.app.connection_for_read()
+        broker_errors: tuple[type[BaseException], ...] = (
+            KombuError,
+            *probe.recoverable_connection_errors,
+            *probe.recoverable_channel_errors,
+        )
         while not self._stopping.is_set():
             try:
                 if self._store_outage.lasts:
@@ -73,8 +79,10 @@ class Recorder(threading.Thread):
                 self._consume()
             except STORE_ERRORS as error:
                 self._store_outage.wait(error)
-            except (*errors, *channel_errors) as error:
+            except broker_errors as error:
                 self._broker_outage.wait(error)
+            except Exception as error:  # noqa: BLE001 - a thread that ends would leave every letter lying, unsaid
+                self._failure.wait(error)
 
     def _consume(self) -> None:
         """Record until the worker stops, or an error ends the connection: what is not acknowledged goes back."""
@@ -133,6 +141,7 @@ class Recorder(threading.Thread):
                 message.ack()
         else:
             messages[-1].ack(multiple=True)
+        self._failure.over()
         if any(letter.due_at is not None for letter in letters):
             self._on_scheduled()
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from celery.utils.log import get_logger
+from kombu.exceptions import KombuError
 
 from liap_tasks.dead_letter_store.letter import AuditEntry, Letter, LetterFilter, LetterState
 from liap_tasks.dead_letter_store.outage import Outage
@@ -48,6 +49,7 @@ class Upkeep(threading.Thread):
         self._awake = threading.Event()
         self._store_outage = Outage("the dead-letter store", "automatic retries wait", self._stopping)
         self._broker_outage = Outage("the broker", "automatic retries wait", self._stopping)
+        self._failure = Outage("the upkeep of dead letters", "automatic retries wait", self._stopping, verb="fails")
         self._purge_at = 0.0
 
     def wake(self) -> None:
@@ -63,7 +65,11 @@ class Upkeep(threading.Thread):
     def run(self) -> None:
         """Called in the thread."""
         probe = self.app.connection_for_write()
-        broker_errors = (*probe.recoverable_connection_errors, *probe.recoverable_channel_errors)
+        broker_errors: tuple[type[BaseException], ...] = (
+            KombuError,
+            *probe.recoverable_connection_errors,
+            *probe.recoverable_channel_errors,
+        )
         while not self._stopping.is_set():
             self._awake.clear()
             try:
@@ -72,7 +78,10 @@ class Upkeep(threading.Thread):
                 self._store_outage.wait(error)
             except broker_errors as error:
                 self._broker_outage.wait(error)
+            except Exception as error:  # noqa: BLE001 - a thread that ends would retry and purge nothing, unsaid
+                self._failure.wait(error)
             else:
+                self._failure.over()
                 self._awake.wait(pause)
 
     def _look(self) -> float:

@@ -221,6 +221,31 @@ def test_while_the_database_is_away_letters_wait_in_their_queue_and_it_is_said_o
     assert "is back" in said[1]
 
 
+def test_a_failure_that_nobody_thought_of_does_not_end_the_recorder(
+    stored_app: LiapApp, outcomes: Outcomes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("liap_tasks.dead_letter_store.outage.FIRST_PAUSE", 0.01)
+    whole = stored_app.dead_letter_store.record
+    failures = iter(range(3))
+
+    def unlucky(letters: Any) -> int:
+        if next(failures, None) is not None:
+            raise RuntimeError("a bug")
+        return whole(letters)
+
+    monkeypatch.setattr(stored_app.dead_letter_store, "record", unlucky)
+
+    @stored_app.task(shared=False, name="tests.unlucky", retry_policy=NEVER)
+    def dies() -> None:
+        raise ValueError
+
+    with caplog.at_level(logging.WARNING, "liap_tasks.dead_letter_store"), EmbeddedWorker(stored_app):
+        dies.delay()
+        assert len(letters_in(stored_app, 1)) == 1
+        wait_for(lambda: "recording dead letters is back" in caplog.text)
+    assert caplog.text.count("recording dead letters fails (RuntimeError: a bug)") == 1
+
+
 def test_a_worker_whose_store_is_none_leaves_dead_letters_in_their_queue(app: LiapApp, outcomes: Outcomes) -> None:
     @app.task(shared=False, name="tests.stays", retry_policy=NEVER)
     def stays() -> None:
