@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import gc
 import os
-import socket
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -43,6 +42,7 @@ from celery.worker import state
 
 from liap_tasks.coroutines import is_coroutine_task
 from liap_tasks.loop_thread import Driver, LoopThread
+from liap_tasks.pools.bell import Bell
 from liap_tasks.pools.threads import TaskPool as ThreadPool
 
 __all__ = ["TaskPool"]
@@ -150,7 +150,7 @@ class TaskPool(BasePool):
         self._asked = False  # the loop has been asked to begin some
         self._running: set[_Job] = set()
         self._closing = False
-        self._bell: _Bell | None = None  # rings in the thread of Celery's event loop, where there is one
+        self._bell: Bell | None = None  # rings in the thread of Celery's event loop, where there is one
         self._told: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
         self._progress = threading.Event()
 
@@ -176,7 +176,7 @@ class TaskPool(BasePool):
     def register_with_event_loop(self, hub: Any) -> None:
         """Tell requests in the thread of Celery's event loop from now on (called after each connect)."""
         if self._bell is None:
-            self._bell = _Bell()
+            self._bell = Bell()
         hub.add_reader(self._bell.fileno(), self._answer_bell, self._bell)
 
     def on_stop(self) -> None:
@@ -305,7 +305,7 @@ class TaskPool(BasePool):
         else:
             self._loop_thread.call(self._tell_now, callback, args)
 
-    def _answer_bell(self, bell: _Bell) -> None:
+    def _answer_bell(self, bell: Bell) -> None:
         bell.silence()
         self.tell_here()
 
@@ -372,35 +372,3 @@ class _Threads(ThreadPool):
     def may_begin(self) -> bool:
         """Tell whether a call that waits may still begin."""
         return self._pool.may_begin()
-
-
-class _Bell:
-    """Wakes Celery's event loop, once for all that is told before it looks.
-
-    Why not kombu's ``Hub.call_soon``: an acknowledgement is itself such a call, and one made by another is not run
-    before the next turn of the loop, up to a second later (kombu 5.7).
-    """
-
-    def __init__(self) -> None:
-        self._heard, self._rung = socket.socketpair()
-        self._heard.setblocking(False)
-        self._rung.setblocking(False)
-        self._ringing = False
-
-    def fileno(self) -> int:
-        return self._heard.fileno()
-
-    def ring(self) -> None:
-        """Called from any thread."""
-        if not self._ringing:
-            self._ringing = True
-            self._rung.send(b"!")
-
-    def silence(self) -> None:
-        """Called by the event loop before it looks; what is told from now on rings again."""
-        self._heard.recv(4096)
-        self._ringing = False
-
-    def close(self) -> None:
-        self._heard.close()
-        self._rung.close()

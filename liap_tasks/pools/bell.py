@@ -1,0 +1,39 @@
+"""Waking the thread of Celery's event loop from another one, once for all that is told before it looks.
+
+Why not kombu's ``Hub.call_soon``: an acknowledgement is itself such a call, and one made by another is not run before
+the next turn of the loop, up to a second later (kombu 5.7).
+"""
+
+from __future__ import annotations
+
+import socket
+
+__all__ = ["Bell"]
+
+
+class Bell:
+    """A socket that becomes readable when it is rung; give it to ``Hub.add_reader``."""
+
+    def __init__(self) -> None:
+        self._heard, self._rung = socket.socketpair()
+        self._heard.setblocking(False)
+        self._rung.setblocking(False)
+        self._ringing = False
+
+    def fileno(self) -> int:
+        return self._heard.fileno()
+
+    def ring(self) -> None:
+        """Called from any thread."""
+        if not self._ringing:
+            self._ringing = True
+            self._rung.send(b"!")
+
+    def silence(self) -> None:
+        """Called by the event loop before it looks; what is told from now on rings again."""
+        self._heard.recv(4096)
+        self._ringing = False
+
+    def close(self) -> None:
+        self._heard.close()
+        self._rung.close()
