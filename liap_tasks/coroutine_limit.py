@@ -7,7 +7,7 @@ coroutine may clean up, with awaits, for the task's ``grace``. One that is still
 never stepped again, and its attempt ends. (That is more than can be done to a thread.)
 
 Left out: a coroutine that blocks its thread without an ``await`` cannot be reached from here; see
-:mod:`liap_tasks.loop_thread`, which reports it.
+:mod:`liap_tasks.loop_watchdog`, which reports it.
 """
 
 from __future__ import annotations

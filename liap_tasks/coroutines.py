@@ -19,7 +19,6 @@ import asyncio
 import contextvars
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
@@ -28,12 +27,12 @@ from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from billiard.process import current_process
-from celery._state import _task_stack  # type: ignore[attr-defined]  # not in the stubs
 from celery.exceptions import SoftTimeLimitExceeded
 
 from liap_tasks.coroutine_limit import LimitedCoroutine
+from liap_tasks.loop_beside import as_current, gevent_shares_threads, run_beside
 from liap_tasks.loop_deadlines import Deadlines
-from liap_tasks.loop_thread import Driver, LoopThread, await_in_greenlet, current_driver
+from liap_tasks.loop_thread import await_in_greenlet, current_driver
 
 if TYPE_CHECKING:
     from liap_tasks.task import LiapTask
@@ -60,8 +59,8 @@ def run_coroutine(task: LiapTask, awaitable: Awaitable[Any], limit: float | None
     driver = current_driver()
     if driver is not None:
         return await_in_greenlet(driver, limited)
-    if _gevent_shares_threads() or asyncio._get_running_loop() is not None:
-        return _helper().run(task, limited)
+    if gevent_shares_threads() or asyncio._get_running_loop() is not None:
+        return run_beside(task, limited)
     return _own_loop().run(limited)
 
 
@@ -100,26 +99,13 @@ def beside_loop(task: LiapTask, function: Callable[[], Any]) -> Any:
     context = contextvars.copy_context()
 
     def in_thread() -> Any:
-        with _running(task, request):
+        with as_current(task, request):
             return context.run(function)
 
     async def wait() -> Any:
         return await asyncio.get_running_loop().run_in_executor(None, in_thread)
 
     return await_in_greenlet(driver, LimitedCoroutine(wait(), None, task.grace, driver.name))
-
-
-@contextmanager
-def _running(task: LiapTask, request: Any) -> Iterator[None]:
-    """Make a task and its request the current ones in this thread or greenlet."""
-    task.app.set_current()
-    _task_stack.push(task)
-    task.request_stack.push(request)
-    try:
-        yield
-    finally:
-        task.request_stack.pop()
-        _task_stack.pop()
 
 
 def in_prefork_child() -> bool:
@@ -201,103 +187,8 @@ def _own_loop() -> _OwnLoop:
     return own
 
 
-# -- the one loop for callers that cannot run one ---------------------------------------------------------------
-
-
-class _Helper:
-    """A native thread whose loop runs coroutines for callers that wait elsewhere."""
-
-    def __init__(self) -> None:
-        if not _gevent_shares_threads():
-            self._thread = LoopThread("liap-coroutines")
-            self._thread.start()
-            return
-        import gevent.monkey
-        import gevent.threadpool
-
-        # gevent's own selector would turn its event loop in that thread too; and its threads are greenlets of this one.
-        selector = gevent.monkey.get_original("selectors", "DefaultSelector")()
-        self._thread = LoopThread("liap-coroutines", loop=asyncio.SelectorEventLoop(selector), watched=False)
-        gevent.threadpool.ThreadPool(1).spawn(self._thread.run)
-
-    def run(self, task: LiapTask, coroutine: LimitedCoroutine) -> Any:
-        """Run a coroutine of a task's attempt and wait for it."""
-        request = task.request_stack.top
-        outcome: list[Any] = []
-        context = contextvars.copy_context()
-        ended = _new_signal()
-
-        def attempt() -> None:
-            driver = current_driver()
-            assert driver is not None
-            try:
-                with _running(task, request):
-                    outcome[:] = (await_in_greenlet(driver, coroutine), None)
-            except BaseException as error:  # noqa: BLE001 - raised by the waiting caller
-                outcome[:] = (None, error)
-            finally:
-                ended.set()
-
-        drivers: list[Driver] = []
-        self._thread.call(lambda: drivers.append(Driver(self._thread.deadlines, attempt, coroutine.name, context)))
-        try:
-            ended.wait()
-        except BaseException:  # the caller is interrupted or killed
-            self._thread.call(lambda: drivers[0].terminate())
-            raise
-        value, error = outcome
-        if error is not None:
-            raise error
-        return value
-
-
-class _GeventSignal:
-    """Set in a native thread, waited for in a greenlet without holding up the others."""
-
-    def __init__(self) -> None:
-        import gevent.event
-
-        self._watcher = gevent.get_hub().loop.async_()
-        self._event = gevent.event.Event()
-        self._watcher.start(self._event.set)
-
-    def set(self) -> None:
-        self._watcher.send()
-
-    def wait(self) -> None:
-        try:
-            self._event.wait()
-        finally:
-            self._watcher.stop()
-            self._watcher.close()
-
-
-def _new_signal() -> Any:
-    return _GeventSignal() if _gevent_shares_threads() else threading.Event()
-
-
-def _gevent_shares_threads() -> bool:
-    """Tell whether gevent has made greenlets of this process's threads."""
-    monkey: Any = sys.modules.get("gevent.monkey")
-    return monkey is not None and bool(monkey.is_module_patched("threading"))
-
-
-_helper_lock = threading.Lock()
-_the_helper: _Helper | None = None
-
-
-def _helper() -> _Helper:
-    global _the_helper  # one for the process
-    with _helper_lock:
-        if _the_helper is None:
-            _the_helper = _Helper()
-        return _the_helper
-
-
 def _start_anew() -> None:
-    global _helper_lock, _the_helper, _threads  # a forked child has none of its parent's threads
-    _helper_lock = threading.Lock()
-    _the_helper = None
+    global _threads  # a forked child has none of its parent's loops
     _threads = threading.local()
 
 

@@ -19,11 +19,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import sys
 import threading
-import traceback
 from collections.abc import Callable, Coroutine
-from time import monotonic
 from typing import Any
 
 from celery.utils.log import get_logger
@@ -31,14 +28,11 @@ from greenlet import getcurrent, greenlet
 
 from liap_tasks.coroutine_limit import LimitedCoroutine, terminated
 from liap_tasks.loop_deadlines import Deadlines
+from liap_tasks.loop_watchdog import Watchdog
 
 __all__ = ["Driver", "LoopThread", "await_in_greenlet", "current_driver"]
 
 logger = get_logger("liap_tasks.loop_thread")
-
-BLOCKED_SECONDS = 1.0
-LOOK_SECONDS = 0.25
-STACK_LINES = 6
 
 
 class _Abandoned(BaseException):
@@ -259,50 +253,3 @@ class LoopThread:
             self.call(self.loop.stop)
         self.thread.join(timeout)
         return not self.thread.is_alive()
-
-
-class Watchdog:
-    """Says in the log which task blocks a loop for more than ``BLOCKED_SECONDS``, once each time, with its stack."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, thread_id: int) -> None:
-        self._loop = loop
-        self._thread_id = thread_id
-        self._stop = threading.Event()
-        self._turned = monotonic()
-        self._thread = threading.Thread(target=self._watch, name="liap-loop-watchdog", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End."""
-        self._stop.set()
-
-    def _turn(self) -> None:
-        self._turned = monotonic()
-
-    def _watch(self) -> None:
-        told = asked = 0.0
-        while not self._stop.wait(LOOK_SECONDS):
-            turned = self._turned
-            if asked <= turned:
-                asked = monotonic()
-                try:
-                    self._loop.call_soon_threadsafe(self._turn)
-                except RuntimeError:  # closed meanwhile
-                    return
-            elif monotonic() - asked > BLOCKED_SECONDS and told != asked:
-                told = asked
-                self._tell(monotonic() - asked)
-
-    def _tell(self, seconds: float) -> None:
-        running = asyncio.current_task(self._loop)
-        frame = sys._current_frames().get(self._thread_id)
-        stack = "".join(traceback.format_stack(frame)[-STACK_LINES:]) if frame else ""
-        steps: Any = running.get_coro() if running else None
-        name = steps.driver.name if isinstance(steps, _Steps) else repr(running) if running else "a callback"
-        logger.warning(
-            "%s has blocked the event loop for %.1f s: nothing else runs there meanwhile. Await, or use a plain "
-            "function, which runs in a thread. It is at:\n%s",
-            name,
-            seconds,
-            stack,
-        )

@@ -15,7 +15,7 @@ from celery import current_task
 from celery.exceptions import SoftTimeLimitExceeded, TaskRevokedError
 from celery.signals import task_revoked
 
-from liap_tasks import DeadLetterReason, EmbeddedWorker, LiapApp, RetryPolicy, dead_letters
+from liap_tasks import DeadLetterReason, EmbeddedWorker, LiapApp, RetryPolicy, dead_letters, loop_watchdog
 from tests.liap_tasks.conftest import DEADLINE, Outcomes
 
 Stats = Callable[..., dict[str, float]]
@@ -437,10 +437,8 @@ def test_the_limit_of_coroutines_can_be_seen_and_changed(app: LiapApp, outcomes:
 def test_a_coroutine_that_blocks_the_loop_is_named(
     app: LiapApp, outcomes: Outcomes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from liap_tasks import loop_thread
-
-    monkeypatch.setattr(loop_thread, "BLOCKED_SECONDS", 0.05)
-    monkeypatch.setattr(loop_thread, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(loop_watchdog, "BLOCKED_SECONDS", 0.05)
+    monkeypatch.setattr(loop_watchdog, "LOOK_SECONDS", 0.02)
     told = threading.Event()
     said: list[str] = []
 
@@ -451,7 +449,7 @@ def test_a_coroutine_that_blocks_the_loop_is_named(
                 told.set()
 
     handler = Tells()
-    loop_thread.logger.addHandler(handler)
+    loop_watchdog.logger.addHandler(handler)
 
     @app.task(shared=False, name="tests.blocks")
     async def blocks() -> None:
@@ -462,7 +460,7 @@ def test_a_coroutine_that_blocks_the_loop_is_named(
             sent = blocks.delay()
             outcomes.next()
     finally:
-        loop_thread.logger.removeHandler(handler)
+        loop_watchdog.logger.removeHandler(handler)
     assert told.is_set()
     (message,) = said
     assert f"task tests.blocks[{sent.id}] has blocked" in message
