@@ -89,7 +89,8 @@ class Upkeep(threading.Thread):
         if not self.store.exists():
             return LOOK_SECONDS
         while replay_due(self.app, self.store, claimant=self._name, stopping=self._stopping) == BATCH:
-            pass
+            if self._stopping.is_set():
+                return 0.0
         self._broker_outage.over()
         now = self.store.clock()
         if now >= self._purge_at:

@@ -23,9 +23,9 @@ from liap_tasks import (
 )
 from liap_tasks.dead_letter_store import DeadLetterStore, LetterFilter
 from liap_tasks.dead_letter_store.sending import send
-from liap_tasks.dead_letter_store.upkeep import TOMBSTONE_SECONDS, purge_old, replay_due
+from liap_tasks.dead_letter_store.upkeep import TOMBSTONE_SECONDS, Upkeep, purge_old, replay_due
 from liap_tasks.errors import DeadLetterError
-from tests.liap_tasks.conftest import Outcomes
+from tests.liap_tasks.conftest import DEADLINE, Outcomes
 from tests.liap_tasks.dead_letter_store.conftest import Clock, letter
 from tests.liap_tasks.dead_letter_store.test_recorder import NEVER, NewApp, letters_in, wait_for
 
@@ -204,6 +204,24 @@ def test_a_letter_whose_queue_is_unknown_waits_for_somebody(
     assert [entry.action for entry in store.audit("l1")] == ["gave_up"]
     assert "waits for you" in caplog.text
     assert len(store.claim(LetterFilter(), claimant="somebody", lease=1)) == 1
+
+
+def test_stopping_ends_a_long_row_of_retries_after_the_letter_that_is_being_sent(
+    app: LiapApp, store: DeadLetterStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = app.conf.task_default_queue
+    store.record([letter(f"l{n}", queue=queue, state="scheduled", due_at=clock.now) for n in range(250)])
+    upkeep = Upkeep(app, store)
+
+    def send_and_stop(app: LiapApp, producer: Any, one: Any) -> None:
+        send(app, producer, one)
+        upkeep._stopping.set()
+
+    monkeypatch.setattr("liap_tasks.dead_letter_store.upkeep.send", send_and_stop)
+    upkeep.start()
+    upkeep.join(DEADLINE)
+    assert not upkeep.is_alive()
+    assert store.stats().by_state == {"replayed": 1, "scheduled": 249}
 
 
 def test_what_the_broker_has_not_taken_stays_due(
