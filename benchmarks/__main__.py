@@ -22,7 +22,7 @@ import kombu
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import async_side, dead_letter_side, engine_side, replay_side, routing_side
+from benchmarks import async_side, batch_side, dead_letter_side, engine_side, replay_side, routing_side
 from benchmarks.celery_side import Bench
 from benchmarks.measure import Figure, interleaved
 
@@ -32,6 +32,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[float, int], list[Figure]]], ...] = (
     ("routing", "routing, one thread", routing_side.rows),
     ("async", "the asyncio pool, one process", async_side.rows),
     ("dead_letters", "keeping dead letters in SQLite, one thread", dead_letter_side.rows),
+    ("batches", "a threads worker with empty handlers", batch_side.rows),
     ("replay", "sending dead letters back, one thread", replay_side.rows),
 )
 

@@ -13,6 +13,7 @@
 import transports  # noqa: F401 - registers the URL schemes
 from liap_tasks import inspect_commands  # noqa: F401 - registers the remote control commands
 from liap_tasks.application import LiapApp, create_app
+from liap_tasks.batches import BatchItem, BatchTask
 from liap_tasks.dead_letters import DeadLetterRecord
 from liap_tasks.embedded import EmbeddedWorker
 from liap_tasks.errors import (
@@ -44,6 +45,8 @@ __all__ = [
     "EmbeddedWorker",
     "LiapApp",
     "LiapTask",
+    "BatchItem",
+    "BatchTask",
     "Settings",
     "load_settings",
     # policies

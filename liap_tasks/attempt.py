@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from random import Random
 from types import CodeType
@@ -51,8 +51,12 @@ ANSWERED_BY_FALLBACK = frozenset(
 )
 
 
-def run_attempt(task: LiapTask, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def run_attempt(
+    task: LiapTask, args: tuple[Any, ...], kwargs: dict[str, Any], settle: Callable[[Any], Any] | None = None
+) -> Any:
     """Run the task's function under its policies and return its result.
+
+    settle: called with the task instead, without a limit on its time: what the attempt amounts to is known already.
 
     When the message is done for the task's fallback answers if it has one. Else it is put among the dead letters and
     what the function raised goes on. Or Celery's own ``Retry``, ``Ignore`` or ``Reject`` is raised.
@@ -61,7 +65,7 @@ def run_attempt(task: LiapTask, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     request.liap_running = True
     try:
         _filter(task, args, kwargs)
-        answer = _run_in_time(task, request, args, kwargs)
+        answer = _run_in_time(task, request, args, kwargs) if settle is None else settle(task)
         _check_that_it_counts(task)
     except TaskPredicate:  # Celery's own control flow: Retry, Ignore, Reject
         raise

@@ -4,18 +4,23 @@ What no task can take becomes a dead letter (:mod:`liap_tasks.unreadable`); what
 the broker does not (:mod:`liap_tasks.redelivery`). An event is addressed to its subscribers
 (:mod:`liap_tasks.event_copies`). While a worker runs in this process it takes up the queues and tasks of subscribers
 that are added later (:meth:`LiapConsumer.refresh`). A task whose type is limited may have to wait before it gets to
-the pool (:mod:`liap_tasks.waiting_lines`).
+the pool (:mod:`liap_tasks.waiting_lines`), one of a batch task waits for its batch
+(:mod:`liap_tasks.batch_collector`).
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from celery.exceptions import NotRegistered
 from celery.worker.consumer import Consumer
 from celery.worker.control import control_command
 
+from liap_tasks.batch_collector import BatchCollector, window_of
+from liap_tasks.batches import BatchTask, run_batch
 from liap_tasks.configuration import counts_deliveries
 from liap_tasks.event_copies import deliver_event, is_event
 from liap_tasks.policies import DeadLetterReason
@@ -42,13 +47,43 @@ class LiapConsumer(Consumer):
     initial_prefetch_count: int
     on_task_request: Any
     qos: Any
+    timer: Any
+    hub: Any
+    app: Any
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._queue_of: dict[str | None, str] = {}
-        self.initial_prefetch_count = min(self.initial_prefetch_count, PREFETCH_MAX)
+        if self.initial_prefetch_count:  # 0: the prefetch is not limited
+            room = self.initial_prefetch_count + window_of(self.app.tasks.values())
+            self.initial_prefetch_count = min(room, PREFETCH_MAX)
+        # Another process has an app of its own, and could not be given this one.
+        run = run_batch if self.pool.uses_semaphore else partial(run_batch, app=self.app)
+        self.batches = BatchCollector(run, self._apply_in_pool, self._call_after)
         self.waiting_lines = WaitingLines(self.on_task_request, self._widen_prefetch)
-        self.on_task_request = self.waiting_lines.admit
+        self.on_task_request = self._admit
+
+    def _admit(self, request: Any) -> Any:
+        """Take up a request: it waits for its batch, or for its turn, or begins."""
+        admit = self.batches.admit if isinstance(request.task, BatchTask) else self.waiting_lines.admit
+        return admit(request)
+
+    def _apply_in_pool(self, *args: Any, **options: Any) -> Any:
+        return self.pool.apply_async(*args, **options)
+
+    def _call_after(self, seconds: float, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        if self.hub is not None:
+            return self.timer.call_after(seconds, function, args)
+        # Celery's timer thread looks at a new entry up to a second late (celery 5.7, timer2).
+        timer = threading.Timer(seconds, function, args)
+        timer.daemon = True
+        timer.start()
+        return timer
+
+    def stop(self) -> None:
+        """Called when the worker stops, before its pool does."""
+        self.batches.run_waiting_here()
+        super().stop()
 
     def _widen_prefetch(self, change: int) -> None:
         """Change how many messages the broker may deliver; the consumer's thread tells it when it looks next."""
@@ -75,6 +110,7 @@ class LiapConsumer(Consumer):
     def on_close(self) -> None:
         """Called when the connection is lost, or the worker stops."""
         super().on_close()
+        self.batches.forget()
         self.waiting_lines.forget_waiting()
 
     def create_task_handler(self, *args: Any, **options: Any) -> Callable[[Any], Any]:

@@ -8,9 +8,19 @@ import liap_tasks
 from transports.errors import TransportError
 
 PUBLIC = {
-    *("app", "create_app", "EmbeddedWorker", "LiapApp", "LiapTask", "Settings", "load_settings"),
+    *(
+        "app",
+        "create_app",
+        "EmbeddedWorker",
+        "LiapApp",
+        "LiapTask",
+        "BatchItem",
+        "BatchTask",
+        "Settings",
+        "load_settings",
+    ),
     *("DeadLetterPolicy", "DeliveryOptions", "MessagePriority", "RetryPolicy"),
-    *("EventExchange",),
+    *("BatchItem", "BatchTask", "EventExchange"),
     *("Attempt", "DeadLetter", "DeadLetterReason", "DeadLetterRecord", "MessageMetadata"),
     *("AnswerTimeoutError", "BrokerUnavailableError", "ConfigurationError", "DeadLetterError", "EmbeddedWorkerError"),
     *("InvalidArgumentError", "LiapError", "QueueFullError", "RoutingError"),

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from celery import shared_task
 from celery.exceptions import SoftTimeLimitExceeded
 
-from liap_tasks import RetryPolicy
+from liap_tasks import BatchItem, BatchTask, RetryPolicy
 
 ONCE = RetryPolicy(max_retries=0)
 TWICE = RetryPolicy(max_retries=1, initial_delay=0.05, jitter=False)
@@ -64,6 +64,16 @@ def ignores_its_limit(self: Any, folder: str, key: str) -> NoReturn:
         with suppress(SoftTimeLimitExceeded):
             while True:
                 time.sleep(0.01)
+
+
+@shared_task(base=BatchTask, name="kill.in_batches", batch_size=3, batch_timeout=0.5, retry_policy=TWICE)
+def in_batches(items: list[BatchItem]) -> None:
+    """Note the size of the batch for each item; an item that says so kills the process."""
+    for item in items:
+        folder, key, deadly = item.args
+        note(folder, key, f"in a batch of {len(items)}")
+        if deadly:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 @shared_task(bind=True, name="kill.fails", retry_policy=TWICE)

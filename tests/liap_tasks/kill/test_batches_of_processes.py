@@ -1,0 +1,32 @@
+"""Batches in the prefork pool: outcomes travel back to the worker, and a lost process loses no item."""
+
+from __future__ import annotations
+
+import pytest
+
+from liap_tasks import DeadLetterReason, LiapApp, dead_letters
+from tests.liap_tasks.kill import tasks
+from tests.liap_tasks.kill.conftest import Runs, StartWorker
+
+DEADLINE = 20
+
+
+@pytest.mark.rabbitmq
+def test_batches_are_run_in_processes_and_lost_ones_are_attempts(
+    rabbit: LiapApp, start_worker: StartWorker, runs: Runs
+) -> None:
+    folder = str(runs.folder)
+    worker = start_worker("-P", "prefork", "-c", "2")
+    for key in ("a", "b", "c", "d"):
+        tasks.in_batches.delay(folder, key, False)
+    worker.assert_log_exists("d: in a batch of 1.", timeout=DEADLINE)
+    assert [runs.of(key) for key in "abcd"] == [["in a batch of 3"]] * 3 + [["in a batch of 1"]]
+
+    tasks.in_batches.delay(folder, "e", False)
+    deadly = tasks.in_batches.delay(folder, "f", True)
+    worker.assert_log_exists(f"[{deadly.id}] is a dead letter", timeout=DEADLINE)
+    tasks.in_batches.delay(folder, "g", False)
+    worker.assert_log_exists("g: in a batch of 1.", timeout=DEADLINE)
+    letters = {letter.id: letter for letter in dead_letters.peek(rabbit)}
+    assert letters[deadly.id].reason is DeadLetterReason.WORKER_LOST
+    assert [attempt.error for attempt in letters[deadly.id].attempts] == ["WorkerLostError"] * 2
