@@ -56,8 +56,8 @@ backend = FastAPI(lifespan=lifespan)
 
 @backend.post("/declaration")
 async def declaration(hand: Hand) -> dict[str, int]:
-    """Wait for the answer: half a second, then the fallback answers."""
-    answer: dict[str, int] = await declare.call(hand, timeout=0.5)
+    """Wait for the answer: two seconds, then the fallback answers."""
+    answer: dict[str, int] = await declare.call(hand, timeout=2)
     return answer
 
 

@@ -5,6 +5,7 @@
 
 from game_tasks.application import app, game_events
 from game_tasks.events import GameEvent, GameEventType
+from game_tasks.history import replay_game
 from game_tasks.publishing import apublish, publish, subscribe
 from game_tasks.table import GameResult, play_game
 
@@ -17,5 +18,6 @@ __all__ = [
     "play_game",
     "apublish",
     "publish",
+    "replay_game",
     "subscribe",
 ]

@@ -1,4 +1,4 @@
-"""Where finished games are kept: one SQLite file, safe to write to twice.
+"""Where games are kept: one database (a SQLite file, or PostgreSQL by URL), safe to write to twice.
 
 An event is stored once however often it is delivered (its id is the key), and a game's row is replaced by the same row.
 So the tasks that write here may be retried, and delivered again after a crash, without harm.
@@ -6,91 +6,131 @@ So the tasks that write here may be retried, and delivered again after a crash, 
 
 from __future__ import annotations
 
-import json
 import os
-import sqlite3
 import threading
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from pathlib import Path
+from collections.abc import Iterable
+from datetime import datetime
 from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
 from game_tasks.events import GameEvent
 
 __all__ = ["GameArchive", "default_archive"]
 
-_SCHEMA = """
-create table if not exists events (
-    event_id text primary key,
-    room_id text not null,
-    game_id text,
-    sequence integer not null,
-    event_type text not null,
-    body text not null
-);
-create index if not exists events_of_room on events (room_id, sequence);
-create table if not exists games (
-    game_id text primary key,
-    room_id text not null,
-    ended text not null,
-    result text not null
-);
-"""
+_metadata = sa.MetaData()
+_events = sa.Table(
+    "events",
+    _metadata,
+    sa.Column("event_id", sa.String(36), primary_key=True),
+    sa.Column("room_id", sa.Text, nullable=False),
+    sa.Column("game_id", sa.Text),
+    sa.Column("sequence", sa.Integer, nullable=False),
+    sa.Column("event_type", sa.Text, nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Index("events_of_room", "room_id", "sequence"),
+    sa.Index("events_of_game", "game_id", "sequence"),
+)
+_games = sa.Table(
+    "games",
+    _metadata,
+    sa.Column("game_id", sa.Text, primary_key=True),
+    sa.Column("room_id", sa.Text, nullable=False),
+    sa.Column("ended", sa.Text, nullable=False),
+    sa.Column("result", sa.JSON, nullable=False),
+)
 
 
 class GameArchive:
-    """The archive in one file; usable from many threads and processes."""
+    """The archive in one database; usable from many threads and processes. where: a file's path, or a database URL."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        with self._open() as database:
-            database.executescript(_SCHEMA)
+    def __init__(self, where: str | os.PathLike[str]) -> None:
+        text = os.fspath(where)
+        self._engine = sa.create_engine(text if "://" in text else sa.URL.create("sqlite", database=text))
+        if self._engine.dialect.name == "sqlite":
+            sa.event.listen(self._engine, "connect", _prepare_sqlite)
+        with self._engine.begin() as connection:
+            if self._engine.dialect.name == "sqlite":
+                connection.exec_driver_sql("begin immediate")  # several workers may start at once
+            _metadata.create_all(connection)
+        dialect: Any = sqlite if self._engine.dialect.name == "sqlite" else postgresql
+        self._insert = dialect.insert
 
-    @contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        with closing(sqlite3.connect(self.path, timeout=30)) as database:
-            database.execute("pragma journal_mode = wal")
-            with database:
-                yield database
+    def store_events(self, events: Iterable[GameEvent]) -> int:
+        """Store events in one transaction and return how many of them were new."""
+        rows = [
+            {
+                "event_id": str(event.event_id),
+                "room_id": event.room_id,
+                "game_id": event.game_id,
+                "sequence": event.sequence,
+                "event_type": event.event_type.value,
+                "body": event.model_dump_json(),
+            }
+            for event in events
+        ]
+        stored = 0
+        with self._engine.begin() as connection:
+            for row in rows:
+                statement = self._insert(_events).values(row).on_conflict_do_nothing()
+                stored += len(connection.execute(statement.returning(_events.c.event_id)).all())
+        return stored
 
     def store_event(self, event: GameEvent) -> bool:
         """Store an event and tell whether it was new."""
-        row = (
-            str(event.event_id),
-            event.room_id,
-            event.game_id,
-            event.sequence,
-            event.event_type.value,
-            event.model_dump_json(),
-        )
-        with self._open() as database:
-            done = database.execute("insert or ignore into events values (?, ?, ?, ?, ?, ?)", row)
-            return done.rowcount == 1
+        return self.store_events([event]) == 1
 
     def store_game(self, event: GameEvent) -> None:
         """Store how a game ended, from its ``game.ended`` event; raises ValueError for an event without a game."""
         if event.game_id is None:
             raise ValueError(f"event {event.event_id} of room {event.room_id} belongs to no game")
-        row = (event.game_id, event.room_id, event.timestamp.isoformat(), json.dumps(event.data))
-        with self._open() as database:
-            database.execute("insert or replace into games values (?, ?, ?, ?)", row)
+        row = {"room_id": event.room_id, "ended": event.timestamp.isoformat(), "result": event.data}
+        statement = self._insert(_games).values(game_id=event.game_id, **row)
+        with self._engine.begin() as connection:
+            connection.execute(statement.on_conflict_do_update(index_elements=["game_id"], set_=row))
 
     def events(self, room_id: str) -> list[GameEvent]:
         """Return the stored events of a room in their order."""
-        with self._open() as database:
-            rows = database.execute("select body from events where room_id = ? order by sequence", (room_id,))
-            return [GameEvent.model_validate_json(body) for (body,) in rows]
+        return self._read(_events.c.room_id == room_id)
+
+    def events_of_game(self, game_id: str, since: int | datetime | None = None) -> list[GameEvent]:
+        """Return the stored events of a game in their order, brought up to date.
+
+        since: only from this sequence number on, or from this moment on.
+        """
+        where = _events.c.game_id == game_id
+        if isinstance(since, int):
+            where = sa.and_(where, _events.c.sequence >= since)
+        events = self._read(where)
+        return [event for event in events if event.timestamp >= since] if isinstance(since, datetime) else events
+
+    def _read(self, where: Any) -> list[GameEvent]:
+        with self._engine.connect() as connection:
+            bodies = connection.scalars(sa.select(_events.c.body).where(where).order_by(_events.c.sequence))
+            return [GameEvent.model_validate_json(body) for body in bodies]
 
     def game(self, game_id: str) -> dict[str, Any] | None:
         """Return how a game ended (winners, scores, rounds), or None."""
-        with self._open() as database:
-            row = database.execute("select result from games where game_id = ?", (game_id,)).fetchone()
-            return None if row is None else json.loads(row[0])
+        with self._engine.connect() as connection:
+            found = connection.scalar(sa.select(_games.c.result).where(_games.c.game_id == game_id))
+        return None if found is None else dict(found)
 
     def forget_room(self, room_id: str) -> int:
         """Delete the events of a room, keeping how its games ended, and return how many there were."""
-        with self._open() as database:
-            return database.execute("delete from events where room_id = ?", (room_id,)).rowcount
+        with self._engine.begin() as connection:
+            return connection.execute(sa.delete(_events).where(_events.c.room_id == room_id)).rowcount
+
+    def close(self) -> None:
+        """Close the connections to the database."""
+        self._engine.dispose()
+
+
+def _prepare_sqlite(connection: Any, _: Any) -> None:
+    connection.isolation_level = None  # transactions are begun here, not by the driver
+    connection.execute("pragma busy_timeout = 30000")
+    connection.execute("pragma journal_mode = wal")
+    connection.execute("pragma synchronous = normal")
 
 
 _lock = threading.Lock()
@@ -98,9 +138,9 @@ _archives: dict[str, GameArchive] = {}
 
 
 def default_archive() -> GameArchive:
-    """Return the archive in the file named by GAME_ARCHIVE_PATH (default: games.sqlite3 in the working directory)."""
-    path = os.environ.get("GAME_ARCHIVE_PATH", "games.sqlite3")
+    """Return the archive named by GAME_ARCHIVE_PATH, a path or a URL; else games.sqlite3 in the working directory."""
+    where = os.environ.get("GAME_ARCHIVE_PATH", "games.sqlite3")
     with _lock:
-        if path not in _archives:
-            _archives[path] = GameArchive(path)
-        return _archives[path]
+        if where not in _archives:
+            _archives[where] = GameArchive(where)
+        return _archives[where]

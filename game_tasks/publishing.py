@@ -51,15 +51,16 @@ def subscribe(
     room: str | None = None,
     filter: Callable[[GameEvent], bool] | None = None,
     queue: str | None = None,
+    ordered: bool = True,
     **options: Any,
 ) -> Callable[[Callable[..., Any]], Any]:
     """Make a function, plain or async, a task that gets every event whose type matches.
 
     patterns, types: of which it must match one. room: only this room's events; the broker sees to it. filter: only the
     events it accepts; the worker asks it. queue: one to share with other subscribers (one message for all of them);
-    default is one of its own. name: the task's name. options: of ``app.task``: retry_policy, timeout and the others.
-    The function takes the event as its one argument; annotate it with GameEvent to get it as one.
-    Raises ValueError without any pattern or type.
+    default is one of its own. ordered: False lets a room's events come at once, in batches say. name: the task's
+    name. options: of ``app.task``: retry_policy, timeout and the others. The function takes the event as its one
+    argument; annotate it with GameEvent to get it as one. Raises ValueError without any pattern or type.
     """
     wanted = [*patterns, *(GameEventType(one).value for one in types)]
     if not wanted:
@@ -71,7 +72,7 @@ def subscribe(
         task: Any = app.task(name=name, **options)
         made = task(function)
         for pattern in wanted:
-            game_events.subscribe(pattern, name, match=match, filter=accepts, queue=queue)
+            game_events.subscribe(pattern, name, match=match, filter=accepts, queue=queue, ordered=ordered)
         return made
 
     return decorate

@@ -8,19 +8,28 @@ from game_tasks.archive import default_archive
 from game_tasks.events import GameEvent, GameEventType
 from game_tasks.housekeeping import archive_game, clean_up_room
 from game_tasks.publishing import subscribe
-from liap_tasks import MessagePriority, RetryPolicy
+from liap_tasks import BatchItem, BatchTask, MessagePriority, RetryPolicy
 
 __all__ = ["end_of_game", "lobby", "record", "scoreboard"]
 
 logger = get_task_logger(__name__)
 
 ROOM_KEPT_SECONDS = 3600.0
+RECORD_SECONDS = 0.1
 
 
-@subscribe("#", name="game_tasks.record", retry_policy=RetryPolicy(max_retries=5, initial_delay=0.1))
-def record(event: GameEvent) -> bool:
-    """Keep every event for replay; tells whether it was new."""
-    return default_archive().store_event(event)
+@subscribe(
+    "#",
+    name="game_tasks.record",
+    ordered=False,  # the sequence number is stored, too
+    base=BatchTask,
+    item_model=GameEvent,
+    batch_timeout=RECORD_SECONDS,
+    retry_policy=RetryPolicy(max_retries=5, initial_delay=0.1),
+)
+def record(items: list[BatchItem]) -> None:
+    """Keep every event for replay, each once."""
+    default_archive().store_events(item.payload for item in items)
 
 
 @subscribe("room.*", "player.*", "game.started", name="game_tasks.lobby")

@@ -38,6 +38,7 @@ from liap_tasks.coroutines import in_prefork_child, run_coroutine
 from liap_tasks.giving_up import may_end
 from liap_tasks.metadata import MessageMetadata
 from liap_tasks.policies import DeadLetter, DeadLetterReason
+from liap_tasks.settings import settings_of
 from liap_tasks.task import LiapTask
 from liap_tasks.timeouts import interrupt_after
 
@@ -126,8 +127,9 @@ class BatchTask(LiapTask):
     def on_bound(cls, app: Any) -> None:
         """Take what was not given from the settings (called when the task joins its app)."""
         super().on_bound(app)
-        size = app.settings.batch_size if cls.batch_size is None else cls.batch_size
-        timeout = app.settings.batch_timeout_seconds if cls.batch_timeout is None else cls.batch_timeout
+        settings = settings_of(app)
+        size = settings.batch_size if cls.batch_size is None else cls.batch_size
+        timeout = settings.batch_timeout_seconds if cls.batch_timeout is None else cls.batch_timeout
         if not isinstance(size, int) or size < 1:
             raise ValueError(f"batch_size of {cls.name} must be a whole number of at least 1, not {size!r}")
         if not timeout > 0:
@@ -180,6 +182,9 @@ class BatchTask(LiapTask):
         except (ValidationError, ValueError) as error:
             detail = f"the argument is no {self.item_model.__name__}: {error}"
             item.dead_letter(DeadLetterReason.VALIDATION_FAILED, detail)
+            return False
+        except Exception as error:  # noqa: BLE001 - a model's own verdict, or whatever else it raises
+            item.fail(error)
             return False
         return True
 

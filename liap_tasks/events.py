@@ -52,8 +52,9 @@ def delivery_id(event_id: str, subscriber: str) -> str:
 class Subscription:
     """One rule by which a task gets events.
 
-    task: its name. pattern: of the routing key. match: headers that the event must carry with these values. filter:
-    asked in the worker with the event's body; the task does not start when it says no. queue: where the events wait.
+    task: its name. ordered: whether it needs the events of an ordering key one after the other. pattern: of the
+    routing key. match: headers that the event must carry with these values. filter: asked in the worker with the
+    event's body; the task does not start when it says no. queue: where the events wait.
     """
 
     task: str
@@ -61,6 +62,7 @@ class Subscription:
     queue: str
     match: Mapping[str, str]
     filter: EventFilter | None = None
+    ordered: bool = True
 
     def wants(self, headers: Mapping[str, Any]) -> bool:
         """Tell whether the event carries the headers asked for."""
@@ -94,17 +96,24 @@ class EventExchange:
         match: Mapping[str, str] | None = None,
         filter: EventFilter | None = None,
         queue: str | None = None,
+        ordered: bool = True,
     ) -> Subscription:
         """Give a task every event whose routing key matches ``pattern``; it gets the event's body as its one argument.
 
         match: only events that carry these headers; the broker sees to it. filter: only events whose body it accepts;
         the worker sees to it. queue: one to share with other subscribers; default is one of the task's own name.
+        ordered: False lets events of one ordering key come at once (a batch of them needs that).
         Events published from now on reach it, whether a worker runs or not; a worker embedded in this process consumes
         it at once. A task may subscribe several times; an event that several of its rules match still comes once.
         """
         own = next((known.queue for known in self._subscriptions if known.task == task_name), task_name)
         subscription = Subscription(
-            task=task_name, pattern=pattern, queue=queue or own, match=dict(match or {}), filter=filter
+            task=task_name,
+            pattern=pattern,
+            queue=queue or own,
+            match=dict(match or {}),
+            filter=filter,
+            ordered=ordered,
         )
         self._subscriptions.append(subscription)
         self._matching.add(pattern, subscription)
@@ -149,6 +158,11 @@ class EventExchange:
             for subscription in self._subscriptions:
                 queue = queues.setdefault(subscription.queue, self.app.missing_queue(subscription.queue))
                 queue.bindings = [*queue.bindings, self._binding(subscription)]
+            for name, queue in queues.items():
+                if not any(known.ordered for known in self._subscriptions if known.queue == name):
+                    arguments = dict(queue.queue_arguments or {})
+                    arguments.pop("x-message-groups", None)
+                    queue.queue_arguments = arguments
             self._queues = queues
         return self._queues
 
@@ -227,6 +241,36 @@ class EventExchange:
         if self.app.conf.task_always_eager:
             return await asyncio.to_thread(work)
         return await run_in_publishing_thread(self.app, work, timeout, f"event {routing_key}")
+
+    def send_to(
+        self,
+        task_name: str,
+        body: BaseModel | dict[str, Any],
+        *,
+        event_id: str,
+        priority: MessagePriority | int | None = None,
+        ordering_key: str | None = None,
+        headers: dict[str, Any] | None = None,
+    ) -> None:
+        """Send an event to one subscriber alone, whatever its patterns; options are those of :meth:`publish`.
+
+        Raises LookupError for a task that subscribes to nothing here.
+        """
+        queue = next((known.queue for known in self._subscriptions if known.task == task_name), None)
+        if queue is None:
+            raise LookupError(f"task {task_name!r} subscribes to nothing of exchange {self.exchange.name!r}")
+        payload = body.model_dump(mode="json") if isinstance(body, BaseModel) else body
+        sent = dict(headers or {})
+        if ordering_key is not None and "x-message-groups" in (self.queues()[queue].queue_arguments or {}):
+            sent["x-group-id"] = ordering_key
+        task: Any = self.app.tasks[task_name]
+        task.apply_async(
+            (payload,),
+            task_id=delivery_id(event_id, task_name),
+            queue=self.queues()[queue],
+            priority=int(MessagePriority.NORMAL if priority is None else priority),
+            headers=sent,
+        )
 
     def _run_eagerly(self, identity: str, routing_key: str, payload: dict[str, Any], headers: dict[str, Any]) -> None:
         given: set[str] = set()

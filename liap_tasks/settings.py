@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from liap_tasks.dead_letter_store.database import ALLOWED, check_store_url
 from liap_tasks.errors import ConfigurationError
 
-__all__ = ["QueueType", "Settings", "load_settings"]
+__all__ = ["QueueType", "Settings", "load_settings", "settings_of"]
 
 QueueType = Literal["memory", "priority", "redis", "rabbitmq"]
 
@@ -64,6 +64,15 @@ class Settings(BaseSettings):
     def broker_url(self) -> str:
         """The broker: MESSAGE_QUEUE_URL if given, else the usual address of MESSAGE_QUEUE_TYPE."""
         return self.message_queue_url or _URLS[self.message_queue_type]
+
+
+def settings_of(app: Any) -> Settings:
+    """Return an app's settings; those of the environment for an app that is not ours.
+
+    Such an app meets our tasks when they are shared (``celery.shared_task``): they join every app of the process.
+    """
+    settings: Settings | None = getattr(app, "settings", None)
+    return load_settings() if settings is None else settings
 
 
 def load_settings(**values: Any) -> Settings:

@@ -39,6 +39,7 @@ from liap_tasks.policies import (
     RetryPolicy,
 )
 from liap_tasks.policies.deadline import deadline_from
+from liap_tasks.settings import settings_of
 
 if TYPE_CHECKING:
     from liap_tasks.application import LiapApp
@@ -226,7 +227,7 @@ class LiapTask(Task[Any, Any]):
         if cls.max_concurrent is not None and cls.max_concurrent < 0:
             raise ValueError(f"max_concurrent of {cls.name} must be at least 0 (no limit), not {cls.max_concurrent}")
         if cls.soft_time_limit is None:
-            limit: Any = app.settings.handler_timeout_seconds if cls.timeout is None else cls.timeout or None
+            limit: Any = settings_of(app).handler_timeout_seconds if cls.timeout is None else cls.timeout or None
             cls.soft_time_limit = limit  # the stubs say int; seconds may be fractions
         if cls.soft_time_limit and cls.time_limit is None:
             hard: Any = cls.soft_time_limit + cls.grace

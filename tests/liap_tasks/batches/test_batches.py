@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from celery import chain
+from celery import Celery, chain
 from pydantic import BaseModel
 
 from liap_tasks import (
@@ -247,3 +247,15 @@ def test_eager_calls_are_batches_of_one(batches: Batches) -> None:
     task = batches.task(lambda items: [item.payload + 1 for item in items], ignore_result=False)
     assert task.delay(1).get() == 2
     assert batches.seen == [[1]]
+
+
+def test_a_shared_batch_task_joins_an_app_that_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BATCH_SIZE", "7")
+    other = Celery("other", set_as_current=False, broker="liap-memory:///other")
+
+    @other.task(base=BatchTask, shared=False, name="tests.joins")
+    def made(items: list[BatchItem]) -> None: ...
+
+    assert made.batch_size == 7
+    assert made.soft_time_limit == 30
+    other.close()
