@@ -11,7 +11,6 @@
 """
 
 import transports  # noqa: F401 - registers the URL schemes
-from liap_tasks import inspect_commands  # noqa: F401 - registers the remote control commands
 from liap_tasks.application import LiapApp, create_app
 from liap_tasks.batches import BatchItem, BatchTask
 from liap_tasks.dead_letters import DeadLetterRecord
@@ -36,6 +35,7 @@ from liap_tasks.policies import (
 )
 from liap_tasks.settings import Settings, load_settings
 from liap_tasks.task import LiapTask
+from liap_tasks.worker import inspect_commands  # noqa: F401 - registers the remote control commands
 from transports import BrokerUnavailableError, InvalidArgumentError, QueueFullError
 
 __all__ = [

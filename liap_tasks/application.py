@@ -31,7 +31,7 @@ from pydantic import BaseModel
 
 from liap_tasks.commands.one_line import end_celery_command
 from liap_tasks.configuration import broker_feature, celery_configuration, check_broker, work_queue
-from liap_tasks.coroutines import MARK
+from liap_tasks.coroutines.running import MARK
 from liap_tasks.dead_letter_store import DeadLetterStore
 from liap_tasks.dead_letter_store.bootstep import KeepsDeadLetters
 from liap_tasks.dead_letter_store.database import ALLOWED as STORE_URLS
@@ -45,7 +45,7 @@ from liap_tasks.replies import Replies
 from liap_tasks.routing import Router
 from liap_tasks.settings import Settings, load_settings
 from liap_tasks.task_statistics import TaskStatistics
-from liap_tasks.worker_steps import SaysWhoSharesTheBroker
+from liap_tasks.worker.start_up import SaysWhoSharesTheBroker
 from transports import QueueFullError
 
 __all__ = ["CONSUMED_QUEUES", "LiapApp", "create_app"]
@@ -172,7 +172,7 @@ class LiapApp(Celery):
     @cached_property
     def Worker(self) -> Any:
         """The worker of the ``celery worker`` program."""
-        worker: Any = "liap_tasks.worker:LiapWorker"  # imported when it is asked for
+        worker: Any = "liap_tasks.worker.program:LiapWorker"  # imported when it is asked for
         return self.subclass_with_self(worker)
 
     @property

@@ -22,7 +22,7 @@ from celery.utils.log import get_logger
 from pydantic import ValidationError
 
 from liap_tasks import dead_letters
-from liap_tasks.coroutines import beside_loop, in_prefork_child, pause, run_coroutine
+from liap_tasks.coroutines.running import beside_loop, in_prefork_child, pause, run_coroutine
 from liap_tasks.errors import DeadLetterError
 from liap_tasks.giving_up import may_end
 from liap_tasks.handlers import message_of

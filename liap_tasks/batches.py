@@ -10,8 +10,8 @@
         insert([item.payload for item in items if item.undecided])
 
 Calls are made as of any task (``store.delay(event)``), each is a message of its own. The worker collects them
-(:mod:`liap_tasks.batch_collector`) and runs the function with the list. What an item is told counts for it; an item
-that was told nothing is done when the function returns, and fails with the error that the function raises: its own
+(:mod:`liap_tasks.worker.batch_collector`) and runs the function with the list. What an item is told counts for it; an
+item that was told nothing is done when the function returns, and fails with the error that the function raises: its own
 policies say whether it is retried or a dead letter. Instead the function may return a list with a result for each
 item.
 
@@ -34,7 +34,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from pydantic import BaseModel, ValidationError
 
 from liap_tasks.attempt import run_attempt
-from liap_tasks.coroutines import in_prefork_child, run_coroutine
+from liap_tasks.coroutines.running import in_prefork_child, run_coroutine
 from liap_tasks.giving_up import may_end
 from liap_tasks.metadata import MessageMetadata
 from liap_tasks.policies import DeadLetter, DeadLetterReason

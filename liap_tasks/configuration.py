@@ -157,7 +157,7 @@ def celery_configuration(settings: Settings) -> dict[str, Any]:
         "task_send_sent_event": not in_process,
         "worker_send_task_events": not in_process,
         "worker_concurrency": chosen_concurrency(settings),
-        "worker_consumer": "liap_tasks.consumer:LiapConsumer",
+        "worker_consumer": "liap_tasks.worker.consumer:LiapConsumer",
         "worker_prefetch_multiplier": 4,
         # A forked child has no part in a broker that lives in its parent's memory.
         "worker_pool": "liap_tasks.pools.threads:TaskPool" if in_process else "prefork",

@@ -6,7 +6,7 @@ matches. A queue may be one subscriber's own, or shared: then there is one messa
 gives each its copy.
 
 The copies of one message cannot each name another task. They name :data:`EVENT_TASK`, and the worker's consumer
-(:mod:`liap_tasks.event_copies`) puts the subscriber's name and an id of its own in as a message arrives from the
+(:mod:`liap_tasks.worker.event_copies`) puts the subscriber's name and an id of its own in as a message arrives from the
 subscriber's queue: from there on it is a task message like any other, in logs, in monitoring and when it is retried.
 
 Headers that an event must carry (``match``, say a room) are matched by the broker too: the pattern leads to a headers

@@ -25,7 +25,7 @@ from kombu.exceptions import EncodeError
 from liap_tasks import calls
 from liap_tasks.attempt import back_to_its_queue, note_attempt, run_attempt
 from liap_tasks.calls import AwaitableResult
-from liap_tasks.coroutines import is_coroutine_task
+from liap_tasks.coroutines.running import is_coroutine_task
 from liap_tasks.giving_up import given_up
 from liap_tasks.handlers import MessageFilter
 from liap_tasks.keys import Key, headers_of_retry, key_of
@@ -70,8 +70,8 @@ class LiapTask(Task[Any, Any]):
     """
 
     abstract = True
-    Request = "liap_tasks.request:LiapRequest"
-    reject_on_worker_lost = False  # a lost attempt is ended as any other, see liap_tasks.lost_attempts
+    Request = "liap_tasks.worker.request:LiapRequest"
+    reject_on_worker_lost = False  # a lost attempt is ended as any other, see liap_tasks.worker.lost_attempts
 
     retry_policy: RetryPolicy = RetryPolicy()
     dead_letter_policy: DeadLetterPolicy | None = None

@@ -14,7 +14,7 @@ from kombu.exceptions import OperationalError
 
 from liap_tasks import dead_letters
 from liap_tasks.metadata import MessageMetadata
-from liap_tasks.redelivery import HEADER as REDELIVERIES
+from liap_tasks.worker.redelivery import HEADER as REDELIVERIES
 
 if TYPE_CHECKING:
     from liap_tasks.application import LiapApp

@@ -8,10 +8,11 @@ The worker's concurrency (``-c``, ``worker_concurrency``, ``MAX_CONCURRENT_HANDL
 once, 1,000 if nobody says. Plain functions would hold up the loop; they run beside it, in at most ``THREADS`` threads
 of :mod:`liap_tasks.pools.threads`.
 
-How a coroutine runs: Celery's own tracer is called in a greenlet on the loop's thread (:mod:`liap_tasks.loop_thread`).
-So signals, results, retries, error callbacks and states are Celery's, unchanged. A retry or a dead letter that a policy
-decides is published beside the loop. What the tracer itself does (storing a result, calling signal receivers) and what
-the task's own code does is done on the loop, and costs the others that long.
+How a coroutine runs: Celery's own tracer is called in a greenlet on the loop's thread
+(:mod:`liap_tasks.coroutines.loop_thread`). So signals, results, retries, error callbacks and states are Celery's,
+unchanged. A retry or a dead letter that a policy decides is published beside the loop. What the
+tracer itself does (storing a result, calling signal receivers) and what the task's own code does is done on the loop,
+and costs the others that long.
 
 Who is told, and where: Celery's request wants to know when its task begins and ends, and acknowledges its message then.
 With Celery's event loop (a worker on RabbitMQ) that is done in the consumer's thread, woken at once, so no connection
@@ -40,8 +41,8 @@ from celery.exceptions import WorkerLostError
 from celery.utils.log import get_logger
 from celery.worker import state
 
-from liap_tasks.coroutines import is_coroutine_task
-from liap_tasks.loop_thread import Driver, LoopThread
+from liap_tasks.coroutines.loop_thread import Driver, LoopThread
+from liap_tasks.coroutines.running import is_coroutine_task
 from liap_tasks.pools.bell import Bell
 from liap_tasks.pools.threads import TaskPool as ThreadPool
 

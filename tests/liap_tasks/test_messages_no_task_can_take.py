@@ -14,7 +14,7 @@ from kombu.exceptions import OperationalError
 
 from liap_tasks import DeadLetterReason, EmbeddedWorker, LiapApp, dead_letters
 from liap_tasks.configuration import DELIVERY_LIMIT
-from liap_tasks.redelivery import HEADER as REDELIVERIES
+from liap_tasks.worker.redelivery import HEADER as REDELIVERIES
 from tests.liap_tasks.conftest import Outcomes
 
 Stats = Callable[..., dict[str, float]]

@@ -14,7 +14,7 @@ from celery import Celery
 import celeryconfig
 from liap_tasks import EmbeddedWorker, LiapApp, create_app, load_settings
 from liap_tasks.configuration import celery_configuration
-from liap_tasks.worker_steps import SaysWhoSharesTheBroker
+from liap_tasks.worker.start_up import SaysWhoSharesTheBroker
 from tests.liap_tasks.conftest import Outcomes
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from liap_tasks import DeadLetterReason, LiapApp, dead_letters, redelivery
+from liap_tasks import DeadLetterReason, LiapApp, dead_letters
 from liap_tasks.configuration import DEFAULT_QUEUE, DELIVERY_LIMIT
 from liap_tasks.testing.nodes.worker import LocalTestWorker
+from liap_tasks.worker import redelivery
 from tests.liap_tasks.kill import tasks
 from tests.liap_tasks.kill.conftest import Runs, StartWorker
 

@@ -15,7 +15,8 @@ from celery import current_task
 from celery.exceptions import SoftTimeLimitExceeded, TaskRevokedError
 from celery.signals import task_revoked
 
-from liap_tasks import DeadLetterReason, EmbeddedWorker, LiapApp, RetryPolicy, dead_letters, loop_watchdog
+from liap_tasks import DeadLetterReason, EmbeddedWorker, LiapApp, RetryPolicy, dead_letters
+from liap_tasks.coroutines import loop_watchdog
 from tests.liap_tasks.conftest import DEADLINE, Outcomes
 
 Stats = Callable[..., dict[str, float]]

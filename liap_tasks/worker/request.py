@@ -18,10 +18,10 @@ from celery.worker.request import Request
 from celery.worker.state import task_ready
 from kombu.utils.encoding import safe_repr, safe_str
 
-from liap_tasks.lost_attempts import Ending, end_lost_attempt
 from liap_tasks.policies import DeadLetterReason
 from liap_tasks.task_statistics import TaskStatistics
-from liap_tasks.unreadable import keep
+from liap_tasks.worker.lost_attempts import Ending, end_lost_attempt
+from liap_tasks.worker.unreadable import keep
 
 __all__ = ["LiapRequest"]
 

@@ -21,7 +21,7 @@ from liap_tasks import attempt
 from liap_tasks.configuration import DELIVERY_LIMIT
 from liap_tasks.dead_letters import KEPT_PROPERTIES
 from liap_tasks.policies import DeadLetterReason
-from liap_tasks.unreadable import keep
+from liap_tasks.worker.unreadable import keep
 
 if TYPE_CHECKING:
     from liap_tasks.application import LiapApp

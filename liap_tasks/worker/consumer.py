@@ -1,11 +1,11 @@
 """The worker's consumer, set as ``worker_consumer``: what arrives is looked at before Celery does.
 
-What no task can take becomes a dead letter (:mod:`liap_tasks.unreadable`); what was delivered before is counted where
-the broker does not (:mod:`liap_tasks.redelivery`). An event is addressed to its subscribers
-(:mod:`liap_tasks.event_copies`). While a worker runs in this process it takes up the queues and tasks of subscribers
-that are added later (:meth:`LiapConsumer.refresh`). A task whose type is limited may have to wait before it gets to
-the pool (:mod:`liap_tasks.waiting_lines`), one of a batch task waits for its batch
-(:mod:`liap_tasks.batch_collector`).
+What no task can take becomes a dead letter (:mod:`liap_tasks.worker.unreadable`); what was delivered before is counted
+where the broker does not (:mod:`liap_tasks.worker.redelivery`). An event is addressed to its subscribers
+(:mod:`liap_tasks.worker.event_copies`). While a worker runs in this process it takes up the queues and tasks of
+subscribers that are added later (:meth:`LiapConsumer.refresh`). A task whose type is limited may have to
+wait before it gets to the pool (:mod:`liap_tasks.worker.waiting_lines`), one of a batch task waits for its batch
+(:mod:`liap_tasks.worker.batch_collector`).
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from celery.exceptions import NotRegistered
 from celery.worker.consumer import Consumer
 from celery.worker.control import control_command
 
-from liap_tasks.batch_collector import BatchCollector, window_of
 from liap_tasks.batches import BatchTask, run_batch
 from liap_tasks.configuration import counts_deliveries
-from liap_tasks.event_copies import deliver_event, is_event
 from liap_tasks.policies import DeadLetterReason
-from liap_tasks.redelivery import HEADER as REDELIVERIES
-from liap_tasks.redelivery import put_back_counted
-from liap_tasks.unreadable import Kept, flaw_of, keep
-from liap_tasks.waiting_lines import WaitingLines
+from liap_tasks.worker.batch_collector import BatchCollector, window_of
+from liap_tasks.worker.event_copies import deliver_event, is_event
+from liap_tasks.worker.redelivery import HEADER as REDELIVERIES
+from liap_tasks.worker.redelivery import put_back_counted
+from liap_tasks.worker.unreadable import Kept, flaw_of, keep
+from liap_tasks.worker.waiting_lines import WaitingLines
 
 __all__ = ["LiapConsumer"]
 

@@ -1,6 +1,7 @@
 """Where the coroutine of an ``async def`` task runs, on every pool.
 
-- In the asyncio pool: on the pool's loop, with all the others (:func:`liap_tasks.loop_thread.await_in_greenlet`).
+- In the asyncio pool: on the pool's loop, with all the others
+  (:func:`liap_tasks.coroutines.loop_thread.await_in_greenlet`).
 - On the threads, solo and prefork pools: on a loop of the thread or process that runs the attempt. It is kept for the
   next attempt, so that connections which belong to a loop can be kept too, and it turns only while an attempt runs.
 - Where no loop can run: called eagerly from a running loop, or in a greenlet of gevent, which shares its thread with
@@ -29,10 +30,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from billiard.process import current_process
 from celery.exceptions import SoftTimeLimitExceeded
 
-from liap_tasks.coroutine_limit import LimitedCoroutine
-from liap_tasks.loop_beside import as_current, gevent_shares_threads, run_beside
-from liap_tasks.loop_deadlines import Deadlines
-from liap_tasks.loop_thread import await_in_greenlet, current_driver
+from liap_tasks.coroutines.limit import LimitedCoroutine
+from liap_tasks.coroutines.loop_beside import as_current, gevent_shares_threads, run_beside
+from liap_tasks.coroutines.loop_deadlines import Deadlines
+from liap_tasks.coroutines.loop_thread import await_in_greenlet, current_driver
 
 if TYPE_CHECKING:
     from liap_tasks.task import LiapTask

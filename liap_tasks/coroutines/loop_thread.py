@@ -26,9 +26,9 @@ from typing import Any
 from celery.utils.log import get_logger
 from greenlet import getcurrent, greenlet
 
-from liap_tasks.coroutine_limit import LimitedCoroutine, terminated
-from liap_tasks.loop_deadlines import Deadlines
-from liap_tasks.loop_watchdog import Watchdog
+from liap_tasks.coroutines.limit import LimitedCoroutine, terminated
+from liap_tasks.coroutines.loop_deadlines import Deadlines
+from liap_tasks.coroutines.loop_watchdog import Watchdog
 
 __all__ = ["Driver", "LoopThread", "await_in_greenlet", "current_driver"]
 

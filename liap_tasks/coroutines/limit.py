@@ -7,7 +7,7 @@ coroutine may clean up, with awaits, for the task's ``grace``. One that is still
 never stepped again, and its attempt ends. (That is more than can be done to a thread.)
 
 Left out: a coroutine that blocks its thread without an ``await`` cannot be reached from here; see
-:mod:`liap_tasks.loop_watchdog`, which reports it.
+:mod:`liap_tasks.coroutines.loop_watchdog`, which reports it.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Any
 from celery.exceptions import Ignore, SoftTimeLimitExceeded
 from celery.utils.log import get_logger
 
+from liap_tasks.coroutines.loop_deadlines import Deadlines
 from liap_tasks.errors import CoroutineCancelledError
-from liap_tasks.loop_deadlines import Deadlines
 
 __all__ = ["LimitedCoroutine", "terminated"]
 

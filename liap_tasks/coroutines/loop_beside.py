@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from celery._state import _task_stack  # type: ignore[attr-defined]  # not in the stubs
 
-from liap_tasks.coroutine_limit import LimitedCoroutine
-from liap_tasks.loop_thread import Driver, LoopThread, await_in_greenlet, current_driver
+from liap_tasks.coroutines.limit import LimitedCoroutine
+from liap_tasks.coroutines.loop_thread import Driver, LoopThread, await_in_greenlet, current_driver
 
 if TYPE_CHECKING:
     from liap_tasks.task import LiapTask

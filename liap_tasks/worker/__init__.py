@@ -1,0 +1,1 @@
+"""What a worker does with a message before Celery sees it, and for attempts that cannot end by themselves."""
