@@ -14,6 +14,7 @@ from transports.engine.errors import InvalidArgument
 from transports.engine.topic import TopicTrie
 
 if TYPE_CHECKING:
+    from transports.engine.message import Message
     from transports.engine.queue import Queue
 
 __all__ = ["EXCHANGE_TYPES", "Binding", "Exchange"]
@@ -101,7 +102,7 @@ class Exchange:
         """Remove a binding from the structure that :meth:`match` reads."""
         raise NotImplementedError
 
-    def match(self, routing_key: str, headers: Headers | None) -> Iterable[Queue | Exchange]:
+    def match(self, message: Message) -> Iterable[Queue | Exchange]:
         """Return the destinations of a message; one may come more than once."""
         raise NotImplementedError
 
@@ -124,8 +125,8 @@ class DirectExchange(Exchange):
         if not bound:
             del self._by_key[binding.routing_key]
 
-    def match(self, routing_key: str, headers: Headers | None) -> Iterable[Queue | Exchange]:
-        return [binding.destination for binding in self._by_key.get(routing_key, ())]
+    def match(self, message: Message) -> Iterable[Queue | Exchange]:
+        return [binding.destination for binding in self._by_key.get(message.routing_key, ())]
 
 
 class FanoutExchange(Exchange):
@@ -139,7 +140,7 @@ class FanoutExchange(Exchange):
     def unindex(self, binding: Binding) -> None:
         """Nothing to do: the bindings themselves are read."""
 
-    def match(self, routing_key: str, headers: Headers | None) -> Iterable[Queue | Exchange]:
+    def match(self, message: Message) -> Iterable[Queue | Exchange]:
         return [binding.destination for binding in self.bindings]
 
 
@@ -158,8 +159,8 @@ class TopicExchange(Exchange):
     def unindex(self, binding: Binding) -> None:
         self._trie.remove(binding.routing_key, binding)
 
-    def match(self, routing_key: str, headers: Headers | None) -> Iterable[Queue | Exchange]:
-        return [binding.destination for binding in self._trie.match(routing_key)]
+    def match(self, message: Message) -> Iterable[Queue | Exchange]:
+        return [binding.destination for binding in self._trie.match(message.routing_key)]
 
 
 MATCH_RULES = ("all", "any", "all-with-x", "any-with-x")
@@ -192,8 +193,8 @@ class HeadersExchange(Exchange):
     def unindex(self, binding: Binding) -> None:
         del self._rules[binding]
 
-    def match(self, routing_key: str, headers: Headers | None) -> Iterable[Queue | Exchange]:
-        given = headers or {}
+    def match(self, message: Message) -> Iterable[Queue | Exchange]:
+        given = message.headers or {}
         found = []
         for binding, (every, wanted) in self._rules.items():
             fits = (key in given and (value is None or _same(value, given[key])) for key, value in wanted)

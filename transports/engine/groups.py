@@ -29,13 +29,13 @@ CONTINUES_HEADER = "x-group-continues"
 
 def group_of(message: Message) -> str | None:
     """Return the group of a message, None for one that is in no group."""
-    group = message.headers.get(GROUP_HEADER) if message.headers else None
+    group = message.header(GROUP_HEADER)
     return None if group is None else str(group)
 
 
 def continues(message: Message) -> bool:
     """Tell whether a message takes the place of one of its group that is about to be settled."""
-    return bool(message.headers) and (message.headers or {}).get(CONTINUES_HEADER) is True
+    return message.header(CONTINUES_HEADER) is True
 
 
 class Line:

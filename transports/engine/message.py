@@ -60,20 +60,30 @@ class Message:
         self.exchange = exchange
         self.routing_key = routing_key
         self.size = len(body)
+        self.check_rules(properties.get("priority"), properties.get("expiration"), headers)
+
+    def check_rules(self, priority: Any, expiration: Any, headers: dict[str, Any] | None) -> None:
+        """Derive ``priority``, ``ttl`` and ``delay``, taking ``x-delay`` off the headers; raises InvalidArgument."""
         self.ttl: float | None = None
         self.delay = 0.0
-        priority = properties.get("priority")
         if priority is None:
             self.priority = 0
         elif isinstance(priority, int) and not isinstance(priority, bool) and 0 <= priority <= MAX_PRIORITY:
             self.priority = priority
         else:
             raise InvalidArgument("priority", priority, f"an integer from 0 to {MAX_PRIORITY}")
-        expiration = properties.get("expiration")
         if expiration is not None:
             self.ttl = parse_expiration(expiration)
         if headers and "x-delay" in headers:
             self.delay = parse_delay(headers.pop("x-delay"))
+
+    def header(self, name: str) -> Any:
+        """Return one of the headers that queues ask for (``x-group-id``, ``x-deduplication-id``, ...), or None.
+
+        Why a method: a message that is carried unread (see the served broker) knows these without decoding the rest.
+        """
+        headers = self.headers
+        return headers.get(name) if headers else None
 
     @property
     def identity(self) -> str | None:
@@ -81,6 +91,10 @@ class Message:
         found = (self.headers or {}).get("id")
         found = found or self.properties.get("message_id") or self.properties.get("correlation_id")
         return None if found is None else str(found)
+
+    def is_identified_by(self, message_id: str) -> bool:
+        """Tell whether this is the message's :attr:`identity`."""
+        return self.identity == message_id
 
     def redirected(
         self, exchange: str, routing_key: str, headers: dict[str, Any], properties: dict[str, Any]

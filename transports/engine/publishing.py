@@ -84,10 +84,9 @@ class Publishing(Topology):
         found: dict[Queue, None] = {}
         seen = {exchange}
         walk = [exchange]
-        headers = message.headers
         for current in walk:
             matched = False
-            for destination in current.match(message.routing_key, headers):
+            for destination in current.match(message):
                 matched = True
                 if isinstance(destination, Queue):
                     found[destination] = None
@@ -199,4 +198,4 @@ class Publishing(Topology):
     def _delayed_with(self, name: str, message_id: str) -> tuple[Queue, list[Entry]]:
         self._run_due()
         queue = self.queue(name)
-        return queue, [entry for entry in queue.delayed_entries() if entry.message.identity == message_id]
+        return queue, [entry for entry in queue.delayed_entries() if entry.message.is_identified_by(message_id)]

@@ -166,7 +166,7 @@ class Queue:
         self._make_ready(Entry(message, seq, now), now)
 
     def _is_duplicate(self, message: Message, now: float) -> bool:
-        identity = (message.headers or {}).get("x-deduplication-id")
+        identity = message.header("x-deduplication-id")
         if identity is None:
             return False
         seen = self._seen
