@@ -19,10 +19,11 @@ from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, wraps
 from inspect import iscoroutinefunction
-from typing import Any, Protocol, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Protocol, get_args, get_type_hints
 
 from amqp.exceptions import MessageNacked
 from celery import Celery, current_task
+from celery._state import connect_on_app_finalize
 from celery.app.amqp import AMQP
 from celery.app.base import pydantic_wrapper  # type: ignore[attr-defined]  # not in the stubs
 from kombu import Queue
@@ -204,6 +205,29 @@ class LiapApp(Celery):
         if "dead_letter_store" in self.__dict__:
             self.dead_letter_store.close()
         super().close()
+
+    if not TYPE_CHECKING:  # Celery's stubs tell the type of the task by that of its function
+
+        def task(self, *args: Any, shared: bool = True, **options: Any) -> Any:
+            """Make a task of a function; see ``celery.Celery.task``, and :class:`LiapTask` for the options of ours.
+
+            shared: whether the other apps of this package in this process get the task, too. Celery would give it to
+            every app: one that is not ours would run it without its policies, and warns of its options.
+            """
+            make = super().task(shared=False, **options)
+            if not shared:
+                return make(*args) if args else make
+            of_task = {name: value for name, value in options.items() if name not in ("lazy", "filter")}
+
+            def make_shared(function: Callable[..., Any]) -> Any:
+                def join(app: Celery) -> None:
+                    if isinstance(app, LiapApp):
+                        app._task_from_fun(function, **of_task)
+
+                connect_on_app_finalize(join)
+                return make(function)
+
+            return make_shared(*args) if args else make_shared
 
     def _task_from_fun(  # type: ignore[override]  # Celery's signature has some thirty parameters
         self, fun: Any, name: str | None = None, base: Any = None, **options: Any

@@ -77,7 +77,7 @@ class LiapTask(Task[Any, Any]):
     dead_letter_policy: DeadLetterPolicy | None = None
     timeout: float | None = None
     grace: float = 5.0
-    priority: MessagePriority | int | None = None
+    priority: MessagePriority | int | None  # Celery's, None
     fallback: Callable[..., Any] | None = None
     max_concurrent: int | None = None
     ordering_key: Key = None
@@ -208,17 +208,18 @@ class LiapTask(Task[Any, Any]):
     def bind(cls, app: Any) -> Any:
         """Bind the task to its app (called by Celery, more than once).
 
-        Why it hides the priority meanwhile: Celery 5.7 warns that the attribute will lose its meaning in 6.0; here it
-        keeps it.
+        Why it hides the priority the first time: Celery 5.7 warns that the attribute will lose its meaning in 6.0; here
+        it keeps it. Later Celery does not look, and somebody may be reading it.
         """
         priority = cls.__dict__.get("priority")
-        if priority is None:
+        if priority is None or cls.__bound__:
             return super().bind(app)
         del cls.priority
         try:
             return super().bind(app)
         finally:
-            cls.priority = int(priority)
+            if cls.__dict__.get("priority") in (None, app.conf.task_default_priority):  # not annotated meanwhile
+                cls.priority = int(priority)
 
     @classmethod
     def on_bound(cls, app: Any) -> None:
