@@ -9,7 +9,6 @@ import sys
 import textwrap
 from pathlib import Path
 
-import psutil
 import pytest
 from pytest_celery import CeleryTestContainer
 from pytest_docker_tools.exceptions import ContainerFailed
@@ -17,6 +16,7 @@ from pytest_docker_tools.exceptions import ContainerFailed
 from liap_tasks.testing.nodes.errors import DockerOnlyError, NodeFailed, NodeNotRunning
 from liap_tasks.testing.nodes.machine import LocalMachine
 from liap_tasks.testing.nodes.process import LocalProcess
+from tests.nodes.ended import gone
 
 ROOT = Path(__file__).parents[2]
 DEADLINE = 60
@@ -29,20 +29,6 @@ class Shell(CeleryTestContainer):
 def start(machine: LocalMachine, script: str, **options: object) -> tuple[Shell, LocalProcess]:
     container = machine.start(Shell, ["sh", "-c", script], label="shell", **options)  # type: ignore[arg-type]
     return container, container._container
-
-
-def gone(pid: int) -> bool:
-    """Wait until a process has ended; a zombie that nobody has collected yet has ended too."""
-    try:
-        process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return True
-        process.wait(DEADLINE)
-    except psutil.NoSuchProcess:
-        return True
-    except psutil.TimeoutExpired:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    return True
 
 
 def test_a_restart_keeps_the_log_and_waits_for_the_new_start(local_machine: LocalMachine) -> None:
@@ -134,7 +120,8 @@ PYTEST = """
     "ending",
     [
         "raise RuntimeError('the test broke')",
-        "os.kill(os.getpid(), signal.SIGINT)",
+        # A shell lets what it starts in the background ignore Ctrl-C; then so would this one.
+        "signal.signal(signal.SIGINT, signal.default_int_handler); os.kill(os.getpid(), signal.SIGINT)",
         "os._exit(1)",
         "os.kill(os.getpid(), signal.SIGKILL)",
     ],

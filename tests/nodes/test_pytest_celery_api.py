@@ -9,7 +9,6 @@ from types import ModuleType
 from typing import Any, cast
 
 import celery
-import psutil
 import pytest
 from celery import Celery, chain, group
 from celery.result import AsyncResult
@@ -28,6 +27,7 @@ from liap_tasks.testing.nodes.address import LocalRabbitMQBroker
 from liap_tasks.testing.nodes.errors import DockerOnlyError, NotOurServerError
 from liap_tasks.testing.nodes.worker import LocalTestWorker, LocalWorkerContainer
 from tests.nodes import signals, tasks
+from tests.nodes.ended import gone
 
 DEADLINE = 60
 
@@ -50,10 +50,6 @@ def setup(celery_setup: CeleryTestSetup) -> CeleryTestSetup:
 
 def result(sent: AsyncResult[Any]) -> Any:
     return sent.get(timeout=DEADLINE)
-
-
-def runs(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
 def call(setup: CeleryTestSetup, task: Any, *arguments: Any) -> Any:
@@ -124,7 +120,7 @@ class TestKilled:
         assert killed.container.status == "exited"  # at once
         assert killed.wait_for_end(0) == -signal.SIGKILL
         assert len(children) == 2
-        assert not any(map(runs, children))
+        assert all(map(gone, children))
         for worker, text in (
             (terminated, "worker: Warm shutdown"),
             (quit_, "worker: Cold shutdown"),
