@@ -113,3 +113,13 @@ def test_a_queue_that_was_not_asked_to_ignores_groups(driver: Driver) -> None:
     driver.publish_all(["a1", "a2"], queue, headers=room("a"))
 
     assert [driver.take(queue).payload, driver.take(queue).payload] == ["a1", "a2"]
+
+
+def test_a_bound_drops_the_lowest_priority_also_where_all_wait_for_their_group(driver: Driver) -> None:
+    queue = grouped(driver, **{"x-max-length": 2, "x-max-priority": 3, "x-overflow": "drop-lowest"})
+    driver.publish("in flight", queue, headers=room("g"), priority=1)
+    assert driver.get(queue) is not None
+    for body, priority in [("waits", 1), ("waits too", 1), ("least", 0)]:
+        driver.publish(body, queue, headers=room("g"), priority=priority)
+
+    assert [message.payload for message in driver.channel.peek(queue.name)] == ["waits", "waits too"]

@@ -10,8 +10,8 @@ nothing overtakes it. Any other delayed message joins its group when it becomes 
 
 Why a line per group and not a filter over one list: push, pop and settle stay O(1) (O(log n) for a head that steps up
 past others), whatever the number of groups; a group that has nothing in the queue costs nothing. Three rare operations
-look at more: a message that displaces a head which nobody has taken yet (O(n)), a bound that drops while every message
-waits for its group, and the age of the oldest message (both O(groups)).
+look at more: a message that displaces a head which nobody has taken yet, a bound that drops while every message waits
+for its group (both O(n)), and the age of the oldest message (O(groups)).
 """
 
 from __future__ import annotations
@@ -202,15 +202,19 @@ class GroupStore:
         return self._drop(self.inner.drop_lowest() if self.inner.live else self._pop_waiting(by_priority=True))
 
     def _pop_waiting(self, *, by_priority: bool) -> Entry | None:
-        first = [entry for line in self.lines.values() if (entry := line.next_waiting()) is not None]
-        if not first:
+        if by_priority:
+            waiting = [entry for line in self.lines.values() for entry in line.waiting or ()]
+        else:
+            waiting = [entry for line in self.lines.values() if (entry := line.next_waiting()) is not None]
+        if not waiting:
             return None
         highest = self.highest if by_priority else 0
-        entry = min(first, key=lambda one: (min(one.message.priority, highest), one.seq))
+        entry = min(waiting, key=lambda one: (min(one.message.priority, highest), one.seq))
         if entry.line is None or entry.line.waiting is None:
             raise AssertionError("an entry waits in no line")
         self.waiting -= 1
-        return entry.line.waiting.pop()
+        entry.line.waiting.remove(entry)
+        return entry
 
     def _drop(self, entry: Entry | None) -> Entry | None:
         if entry is not None:
