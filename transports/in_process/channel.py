@@ -7,20 +7,18 @@ publish. Deliveries that a cancelled or closed consumer has not seen go back as 
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from amqp.exceptions import ConsumerCancelled, NoConsumers, RecoverableConnectionError
-from amqp.protocol import queue_declare_ok_t
-from kombu.transport import base
-from kombu.transport.base import to_rabbitmq_queue_arguments  # type: ignore[attr-defined]  # not in the stubs
+from amqp.exceptions import ConsumerCancelled, RecoverableConnectionError
 
 from transports import engine
+from transports.channel import KombuChannel, Publication
 from transports.errors import from_engine
 from transports.headers import copy_table
 from transports.in_process.inbox import Arrival, unseen
+from transports.operations import Operations
 from transports.received import ReceivedMessage
 
 if TYPE_CHECKING:
@@ -28,36 +26,22 @@ if TYPE_CHECKING:
 
 __all__ = ["Channel"]
 
-DEFAULT_BLOCK_TIMEOUT = 10.0
 
-
-class Publication(NamedTuple):
-    """What ``prepare_message`` hands to ``basic_publish``."""
-
-    body: bytes
-    properties: dict[str, Any]
-    headers: dict[str, Any]
-
-
-class Channel(base.StdChannel):
-    """A kombu channel on an in-process broker. Any thread may publish and settle; see py-amqp for the arguments."""
-
-    Message = ReceivedMessage
+class Channel(KombuChannel):
+    """A kombu channel on an in-process broker. Any thread may publish and settle."""
 
     def __init__(self, connection: InProcessConnection) -> None:
+        super().__init__(getattr(connection.client, "transport_options", None) or {})
         self.connection: InProcessConnection | None = connection
-        self.no_ack_consumers: set[str] = set()
-        self.events: defaultdict[str, set[Callable[..., Any]]] = defaultdict(set)
         self._shared = connection.shared
         self._broker = connection.shared.engine
         # By consumer and not by tag: a tag may be used again before the news of its first consumer's end was drained.
         self._callbacks: dict[engine.Consumer, Callable[[ReceivedMessage], Any]] = {}
         self._on_cancel: dict[engine.Consumer, Callable[[str], Any]] = {}
-        options = getattr(connection.client, "transport_options", None) or {}
-        self._block_timeout = float(options.get("block_timeout", DEFAULT_BLOCK_TIMEOUT))
         with self._shared.lock:
             self._channel = self._broker.open_channel(connection.engine, connection.inbox)
             connection.channels[self._channel] = self
+        self._operations = Operations(self._broker, self._channel)
         self.channel_id = id(self._channel)
 
     @property
@@ -84,133 +68,11 @@ class Channel(base.StdChannel):
             except engine.EngineError as error:
                 raise from_engine(error) from error
 
-    # -- entities ----------------------------------------------------------------------------------------------
-
-    def prepare_queue_arguments(self, arguments: dict[str, Any] | None, **options: Any) -> dict[str, Any]:
-        """Turn kombu's queue options (seconds) into ``x-`` arguments (milliseconds)."""
-        prepared: dict[str, Any] = to_rabbitmq_queue_arguments(arguments or {}, **options)
-        return prepared
-
-    def exchange_declare(
-        self,
-        exchange: str,
-        type: str = "direct",
-        passive: bool = False,
-        durable: bool = False,
-        auto_delete: bool = True,
-        nowait: bool = False,
-        arguments: dict[str, Any] | None = None,
-        internal: bool = False,
-    ) -> None:
-        with self._operation() as broker:
-            broker.declare_exchange(
-                exchange,
-                type,
-                passive=passive,
-                durable=durable,
-                auto_delete=auto_delete,
-                internal=internal,
-                arguments=arguments,
-            )
-
-    def exchange_delete(self, exchange: str, if_unused: bool = False, nowait: bool = False) -> None:
-        with self._operation() as broker:
-            broker.delete_exchange(exchange, if_unused=if_unused)
-
-    def exchange_bind(
-        self,
-        destination: str,
-        source: str = "",
-        routing_key: str = "",
-        nowait: bool = False,
-        arguments: dict[str, Any] | None = None,
-    ) -> None:
-        with self._operation() as broker:
-            broker.bind_exchange(destination, source, routing_key, arguments)
-
-    def exchange_unbind(
-        self,
-        destination: str,
-        source: str = "",
-        routing_key: str = "",
-        nowait: bool = False,
-        arguments: dict[str, Any] | None = None,
-    ) -> None:
-        with self._operation() as broker:
-            broker.unbind_exchange(destination, source, routing_key, arguments)
-
-    def queue_declare(
-        self,
-        queue: str = "",
-        passive: bool = False,
-        durable: bool = False,
-        exclusive: bool = False,
-        auto_delete: bool = True,
-        nowait: bool = False,
-        arguments: dict[str, Any] | None = None,
-    ) -> queue_declare_ok_t:
-        with self._operation() as broker:
-            declared = broker.declare_queue(
-                self._channel.connection,
-                queue,
-                passive=passive,
-                durable=durable,
-                exclusive=exclusive,
-                auto_delete=auto_delete,
-                arguments=arguments,
-            )
-        return queue_declare_ok_t(*declared)
-
-    def queue_bind(
-        self,
-        queue: str,
-        exchange: str = "",
-        routing_key: str = "",
-        nowait: bool = False,
-        arguments: dict[str, Any] | None = None,
-    ) -> None:
-        with self._operation() as broker:
-            broker.bind_queue(self._channel.connection, queue, exchange, routing_key, arguments)
-
-    def queue_unbind(
-        self,
-        queue: str,
-        exchange: str = "",
-        routing_key: str = "",
-        nowait: bool = False,
-        arguments: dict[str, Any] | None = None,
-    ) -> None:
-        with self._operation() as broker:
-            broker.unbind_queue(self._channel.connection, queue, exchange, routing_key, arguments)
-
-    def queue_purge(self, queue: str, nowait: bool = False) -> int:
-        with self._operation() as broker:
-            return broker.purge_queue(self._channel.connection, queue)
-
-    def queue_delete(self, queue: str, if_unused: bool = False, if_empty: bool = False, nowait: bool = False) -> int:
-        with self._operation() as broker:
-            return broker.delete_queue(self._channel.connection, queue, if_unused=if_unused, if_empty=if_empty)
+    def _ask(self, operation: str, *arguments: Any) -> Any:
+        with self._operation():
+            return getattr(self._operations, operation)(*arguments)
 
     # -- publishing --------------------------------------------------------------------------------------------
-
-    def prepare_message(
-        self,
-        body: Any,
-        priority: int | None = None,
-        content_type: str | None = None,
-        content_encoding: str | None = None,
-        headers: dict[str, Any] | None = None,
-        properties: dict[str, Any] | None = None,
-    ) -> Publication:
-        """Return a message ready for :meth:`basic_publish`."""
-        ready = {key: value for key, value in properties.items() if value is not None} if properties else {}
-        if priority is not None:
-            ready["priority"] = priority
-        if content_type is not None:
-            ready["content_type"] = content_type
-        if content_encoding is not None:
-            ready["content_encoding"] = content_encoding
-        return Publication(body.encode() if isinstance(body, str) else bytes(body), ready, headers or {})
 
     def basic_publish(
         self,
@@ -244,12 +106,7 @@ class Channel(base.StdChannel):
         except engine.EngineError as error:
             raise from_engine(error) from error
         if mandatory and not routed:
-            self._return(outgoing)
-
-    def _return(self, message: engine.Message) -> None:
-        error = NoConsumers("NO_ROUTE", (60, 50), reply_code=312)
-        for handler in tuple(self.events["basic_return"]):
-            handler(error, message.exchange, message.routing_key, ReceivedMessage(message, self, {}))
+            self._tell_of_return(outgoing.exchange, outgoing.routing_key, _received(outgoing, self, {}))
 
     # -- consuming ---------------------------------------------------------------------------------------------
 
@@ -298,21 +155,20 @@ class Channel(base.StdChannel):
 
     def basic_get(self, queue: str = "", no_ack: bool = False, **_: Any) -> ReceivedMessage | None:
         """Return the next message of a queue, or None."""
-        with self._operation() as broker:
-            got = broker.get(self._channel, queue, no_ack=no_ack)
-            if got is None:
+        with self._operation():
+            found = self._operations.get(queue, no_ack)
+            if found is None:
                 return None
-            entry = got.entry
+            (tag, entry, left), counted = found
             message = entry.message
             delivery_info = {
-                "delivery_tag": got.delivery_tag,
+                "delivery_tag": tag,
                 "redelivered": entry.redelivered,
                 "exchange": message.exchange,
                 "routing_key": message.routing_key,
-                "message_count": got.message_count,
+                "message_count": left,
             }
-            counted = broker.queues[queue].arguments.delivery_limit is not None
-        return ReceivedMessage(message, self, delivery_info, entry.returns if counted else 0)
+        return _received(message, self, delivery_info, entry.returns if counted else 0)
 
     def receive(self, arrival: Arrival) -> None:
         """Hand one arrival to its consumer's callback."""
@@ -340,11 +196,7 @@ class Channel(base.StdChannel):
             "routing_key": message.routing_key,
         }
         counted = consumer.queue.arguments.delivery_limit is not None
-        callback(ReceivedMessage(message, self, delivery_info, entry.returns if counted else 0))
-
-    def message_to_python(self, raw_message: ReceivedMessage) -> ReceivedMessage:
-        """Return the message: it is one already."""
-        return raw_message
+        callback(_received(message, self, delivery_info, entry.returns if counted else 0))
 
     def basic_ack(self, delivery_tag: int, multiple: bool = False) -> None:
         # Once per message, so without the detour of _operation.
@@ -372,16 +224,6 @@ class Channel(base.StdChannel):
         with self._operation() as broker:
             broker.recover(self._channel, unseen(self._live_connection().inbox.recall(self._channel)))
 
-    def basic_qos(self, prefetch_size: int = 0, prefetch_count: int = 0, a_global: bool = False, **kw: Any) -> None:
-        """Limit unacknowledged messages: for consumers started from now on, or at once for the whole channel."""
-        with self._operation() as broker:
-            broker.qos(self._channel, prefetch_count, for_channel=bool(kw.get("apply_global", a_global)))
-
-    def flow(self, active: bool = True) -> None:
-        """Stop or resume deliveries to this channel."""
-        with self._operation() as broker:
-            broker.flow(self._channel, active)
-
     # -- looking in --------------------------------------------------------------------------------------------
 
     def queue_stats(self, queue: str | None = None) -> dict[str, dict[str, float]]:
@@ -396,29 +238,13 @@ class Channel(base.StdChannel):
         """
         with self._operation() as broker:
             peeked = broker.peek(queue, count)
-        return [
-            ReceivedMessage(message, None, {"exchange": message.exchange, "routing_key": message.routing_key})
-            for message in peeked
-        ]
+        return [_looked_at(message) for message in peeked]
 
     def delayed(self, queue: str) -> list[tuple[float, ReceivedMessage]]:
         """Return (seconds left, message) for each delayed message of a queue, soonest first."""
         with self._operation() as broker:
             waiting = broker.delayed(queue)
-        return [
-            (left, ReceivedMessage(message, None, {"exchange": message.exchange, "routing_key": message.routing_key}))
-            for left, message in waiting
-        ]
-
-    def cancel_delayed(self, queue: str, message_id: str) -> int:
-        """Remove the delayed messages of a task id (or message id) for good and return how many there were."""
-        with self._operation() as broker:
-            return broker.cancel_delayed(queue, message_id)
-
-    def reschedule(self, queue: str, message_id: str, delay: float) -> int:
-        """Let the delayed messages of a task id become ready ``delay`` seconds from now and return how many."""
-        with self._operation() as broker:
-            return broker.reschedule(queue, message_id, delay)
+        return [(left, _looked_at(message)) for left, message in waiting]
 
     # -- end ---------------------------------------------------------------------------------------------------
 
@@ -441,3 +267,14 @@ class Channel(base.StdChannel):
         if self.connection is None:
             raise RecoverableConnectionError("this channel is closed")
         return self.connection
+
+
+def _received(
+    message: engine.Message, channel: Channel | None, delivery_info: dict[str, Any], returns: int = 0
+) -> ReceivedMessage:
+    headers = copy_table(message.headers) if message.headers else {}
+    return ReceivedMessage(message.body, dict(message.properties), headers, channel, delivery_info, returns)
+
+
+def _looked_at(message: engine.Message) -> ReceivedMessage:
+    return _received(message, None, {"exchange": message.exchange, "routing_key": message.routing_key})
