@@ -11,6 +11,7 @@ with one line, and a program of your own calls :func:`liap_tasks.load_settings` 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -45,9 +46,8 @@ from liap_tasks.replies import Replies
 from liap_tasks.routing import Router
 from liap_tasks.settings import Settings, load_settings
 from liap_tasks.task_statistics import TaskStatistics
-from liap_tasks.time_source import MACHINE
 from liap_tasks.worker.start_up import SaysWhoSharesTheBroker
-from transports import Clock, QueueFullError
+from transports import QueueFullError
 
 __all__ = ["CONSUMED_QUEUES", "LiapApp", "create_app"]
 
@@ -144,19 +144,8 @@ class LiapApp(Celery):
     task_cls = "liap_tasks.task:LiapTask"
     amqp_cls = "liap_tasks.application:LiapAMQP"
 
-    time_source: Clock
-    """The clock by which deadlines, delays, due dead letters and periodic tasks go; the machine's unless given."""
-
-    def __init__(
-        self,
-        main: str = "liap_tasks",
-        *,
-        settings: Settings | None = None,
-        clock: Clock | None = None,
-        **options: Any,
-    ) -> None:
+    def __init__(self, main: str = "liap_tasks", *, settings: Settings | None = None, **options: Any) -> None:
         self._settings = settings
-        self.time_source = clock or MACHINE
         self._replies: Replies | None = None
         self._publishing_threads: ThreadPoolExecutor | None = None
         self.task_statistics = TaskStatistics()
@@ -205,8 +194,8 @@ class LiapApp(Celery):
             )
         return self._publishing_threads
 
-    def disconnect(self) -> None:
-        """Close what is connected: publishing threads, reply queue, store. It is made anew when it is needed."""
+    def close(self) -> None:
+        """Close pools and threads; see ``celery.Celery.close``."""
         if self._publishing_threads is not None:
             self._publishing_threads.shutdown(wait=False, cancel_futures=True)
             self._publishing_threads = None
@@ -215,11 +204,6 @@ class LiapApp(Celery):
             self._replies = None
         if "dead_letter_store" in self.__dict__:
             self.dead_letter_store.close()
-        self._pool = None
-
-    def close(self) -> None:
-        """Close pools and threads; see ``celery.Celery.close``."""
-        self.disconnect()
         super().close()
 
     if not TYPE_CHECKING:  # Celery's stubs tell the type of the task by that of its function
@@ -322,7 +306,7 @@ class LiapApp(Celery):
         url = self.settings.dlq_store_url
         if url == "none":
             raise ConfigurationError("DLQ_STORE_URL", url, "a store, for this purpose: " + STORE_URLS)
-        return DeadLetterStore(url, clock=lambda: self.time_source.time())
+        return DeadLetterStore(url)
 
     def missing_queue(self, name: str) -> Queue:
         """Return the queue to use for a name that is not in ``task_queues``."""
@@ -371,15 +355,13 @@ class LiapApp(Celery):
         headers = dict(options.pop("headers", None) or {})
         correlation_id = options.pop("metadata_correlation_id", None)
         asked = deadline_from(
-            deadline=options.pop("deadline", None),
-            answer_within=options.pop("answer_within", None),
-            now=self.time_source.time(),
+            deadline=options.pop("deadline", None), answer_within=options.pop("answer_within", None), now=time.time()
         )
         if HEADER not in headers:
             headers.update(self.new_metadata(correlation_id, asked).as_headers())
         deadline = deadline_in(headers)
         if deadline is not None:
-            options["expires"] = _sooner(options.get("expires"), deadline, self.now())
+            options["expires"] = _sooner(options.get("expires"), deadline)
         headers.update(
             headers_of_keys(
                 name, ordering_key=options.pop("ordering_key", None), dedup_key=options.pop("dedup_key", None)
@@ -392,7 +374,7 @@ class LiapApp(Celery):
         elif name not in self._known_tasks:  # a task that is known here has its own; without any it would be below LOW
             options["priority"] = self.conf.task_default_priority
         if (countdown or eta) and self.broker_holds_delays:
-            delay = float(countdown) if countdown else _seconds_until(eta, self.now())
+            delay = float(countdown) if countdown else _seconds_until(eta)
             if delay <= MAX_BROKER_DELAY:
                 countdown = eta = None
                 if delay > 0:
@@ -423,12 +405,7 @@ class LiapApp(Celery):
             correlation_id = correlation_id or own.correlation_id
             if deadline is None and getattr(parent.request, "liap_answered", False):
                 deadline = own.deadline
-        now = self.time_source.time()
-        return MessageMetadata(source=source, correlation_id=correlation_id, timestamp=now, deadline=deadline)
-
-    def now(self) -> datetime:
-        """Return the time by the app's clock, in the app's time zone; Celery reckons expiries and schedules by it."""
-        return datetime.fromtimestamp(self.time_source.time(), UTC).astimezone(self.timezone)
+        return MessageMetadata(source=source, correlation_id=correlation_id, timestamp=time.time(), deadline=deadline)
 
 
 def mentions_models(function: Callable[..., Any]) -> bool:
@@ -444,32 +421,28 @@ def _is_model(hint: Any) -> bool:
     return isinstance(hint, type) and issubclass(hint, BaseModel)
 
 
-def _seconds_until(eta: datetime | str, now: datetime) -> float:
+def _seconds_until(eta: datetime | str) -> float:
     when = datetime.fromisoformat(eta) if isinstance(eta, str) else eta
     if when.tzinfo is None:
         when = when.replace(tzinfo=UTC)
-    return (when - now).total_seconds()
+    return (when - datetime.now(UTC)).total_seconds()
 
 
-def _sooner(expires: datetime | str | float | None, deadline: float, now: datetime) -> datetime:
+def _sooner(expires: datetime | str | float | None, deadline: float) -> datetime:
     """Return when a message expires: as it was asked to, but not after its deadline."""
     end = datetime.fromtimestamp(deadline, UTC)
     if expires is None:
         return end
     if isinstance(expires, int | float):
-        return min(end, now + timedelta(seconds=expires))
+        return min(end, datetime.now(UTC) + timedelta(seconds=expires))
     when = datetime.fromisoformat(expires) if isinstance(expires, str) else expires
     return min(end, when if when.tzinfo else when.replace(tzinfo=UTC))
 
 
-def create_app(
-    settings: Settings | None = None, *, main: str = "liap_tasks", clock: Clock | None = None, **options: Any
-) -> LiapApp:
+def create_app(settings: Settings | None = None, *, main: str = "liap_tasks", **options: Any) -> LiapApp:
     """Return a Celery app configured by ``settings`` (default: the environment, read when it is first needed).
 
-    main: the app's name, the prefix of automatic task names. clock: by which it goes, the machine's unless given (an
-    in-process broker has its own, see :func:`transports.reset_broker`). options: passed to ``celery.Celery``
-    (``include`` and so on). A wrong value in the environment raises ConfigurationError from the first use of the app's
-    configuration.
+    main: the app's name, the prefix of automatic task names. options: passed to ``celery.Celery`` (``include`` and so
+    on). A wrong value in the environment raises ConfigurationError from the first use of the app's configuration.
     """
-    return LiapApp(main, settings=settings, clock=clock, **options)
+    return LiapApp(main, settings=settings, **options)

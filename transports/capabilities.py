@@ -82,6 +82,8 @@ _PRIORITY_ON_REQUEST = no("only queues declared with x-max-priority")
 CAPABILITIES: dict[str, Capabilities] = {
     "liap-memory": Capabilities(priority_by_default=_PRIORITY_ON_REQUEST),
     "liap-priority": Capabilities(),
+    "liap-broker": Capabilities(priority_by_default=_PRIORITY_ON_REQUEST),
+    "liap-broker-priority": Capabilities(),
     "amqp": Capabilities(
         priority_by_default=_PRIORITY_ON_REQUEST,
         priority_aging=no("RabbitMQ ignores x-priority-aging"),

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from tests.conformance.driver import Driver
 from transports import CAPABILITIES, VirtualClock, reset_broker
+from transports.broker import BrokerThread
 
 IN_PROCESS = ("liap-memory", "liap-priority")
-BROKERS = ("amqp", *IN_PROCESS)
+OURS = (*IN_PROCESS, "liap-broker")
+BROKERS = ("amqp", *OURS)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -42,6 +45,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("driver", brokers, indirect=True)
 
 
+@pytest.fixture(scope="session")
+def served_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerThread]:
+    """A broker behind a socket, in virtual time; each scenario has a virtual host of its own."""
+    with BrokerThread(str(tmp_path_factory.mktemp("broker") / "b.sock"), clock=VirtualClock()) as served:
+        yield served
+
+
 @pytest.fixture
 def open_driver(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Driver]]:
     """Give a function that opens a driver on an empty broker (RabbitMQ: on names of its own); all are closed after."""
@@ -50,6 +60,12 @@ def open_driver(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Driv
         def open_driver(broker: str) -> Driver:
             if broker == "amqp":
                 driver = Driver(broker, request.getfixturevalue("rabbitmq_url"), None)
+            elif broker == "liap-broker":
+                served: BrokerThread = request.getfixturevalue("served_broker")
+                url = f"{broker}://{served.address}"
+                clock = served.call(lambda server: server.clock)
+                assert isinstance(clock, VirtualClock)
+                driver = Driver(broker, url, clock, vhost=uuid4().hex, settle=served.settle)
             else:
                 url = f"{broker}:///conformance"
                 clock = VirtualClock()

@@ -59,12 +59,25 @@ class Background:
 class Driver:
     """One scenario's view of one broker."""
 
-    def __init__(self, transport: str, url: str, clock: VirtualClock | None) -> None:
-        """clock: the broker's, where time is virtual; None where it is real."""
+    def __init__(
+        self,
+        transport: str,
+        url: str,
+        clock: VirtualClock | None,
+        *,
+        vhost: str | None = None,
+        settle: Callable[[], None] | None = None,
+    ) -> None:
+        """clock: the broker's, where time is virtual; None where it is real.
+
+        settle: returns when the broker has done all that was asked of it, where that is known.
+        """
         self.transport = transport
         self.url = url
         self.returned: list[kombu.Message] = []
+        self.settle = settle or (lambda: None)
         self._clock = clock
+        self._options = {"confirm_publish": True} | ({"vhost": vhost} if vhost else {})
         self._run = uuid4().hex[:8]
         self._connections: list[kombu.Connection] = []
         self._queues: list[str] = []
@@ -76,13 +89,14 @@ class Driver:
 
     def connect(self) -> kombu.Connection:
         """Open another connection; the driver closes it at the end."""
-        connection = kombu.Connection(self.url, transport_options={"confirm_publish": True})
+        connection = kombu.Connection(self.url, transport_options=self._options)
         connection.connect()
         self._connections.append(connection)
         return connection
 
     def advance(self, seconds: float) -> None:
         """Let this much time pass at the broker."""
+        self.settle()
         if self._clock is not None:
             self._clock.advance(seconds)
         else:
@@ -96,6 +110,7 @@ class Driver:
     def eventually(self, observe: Callable[[], Any], expected: Any) -> None:
         """Assert that ``observe()`` comes to return ``expected``."""
         deadline = time.monotonic() + self.patience
+        self.settle()
         while (seen := observe()) != expected and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
         assert seen == expected

@@ -90,6 +90,7 @@ class Inbox:
         return [message.payload for message in self._messages]
 
     def _drain(self, seconds: float) -> bool:
+        self._driver.settle()
         try:
             self.channel.connection.client.drain_events(timeout=seconds or 0.001)
         except TimeoutError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import kombu
@@ -10,6 +12,7 @@ import pytest
 from tests.conformance.kombu_source import SourceUnavailable, integration_classes
 from tests.servers.programs import is_ci
 from transports import reset_broker
+from transports.broker import BrokerThread
 
 try:
     common: Any = integration_classes()
@@ -37,6 +40,25 @@ class OnPriority(OnMemory):
     URL = "liap-priority:///kombu"
 
 
+class OnServed:
+    """Over a socket, to a broker that lives as long as one test."""
+
+    scheme = "liap-broker"
+
+    @pytest.fixture
+    def connection(self, tmp_path: Path) -> Iterator[kombu.Connection]:
+        with BrokerThread(str(tmp_path / "b.sock")) as broker:
+            yield kombu.Connection(f"{self.scheme}://{broker.address}")
+
+    @pytest.fixture
+    def invalid_connection(self, tmp_path: Path) -> kombu.Connection:
+        return kombu.Connection(f"{self.scheme}://{tmp_path}/nobody.sock")
+
+
+class OnServedPriority(OnServed):
+    scheme = "liap-broker-priority"
+
+
 class TestMemoryBasicFunctionality(OnMemory, common.BasicFunctionality):
     pass
 
@@ -54,6 +76,26 @@ class TestMemoryPriority(OnMemory, common.BasePriority):
 
 
 class TestMemoryMessage(OnMemory, common.BaseMessage):
+    pass
+
+
+class TestServedBasicFunctionality(OnServed, common.BasicFunctionality):
+    pass
+
+
+class TestServedExchangeTypes(OnServed, common.BaseExchangeTypes):
+    pass
+
+
+class TestServedTimeToLive(OnServed, common.BaseTimeToLive):
+    pass
+
+
+class TestServedPriority(OnServedPriority, common.BasePriority):
+    pass
+
+
+class TestServedMessage(OnServed, common.BaseMessage):
     pass
 
 

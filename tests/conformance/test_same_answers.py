@@ -13,7 +13,7 @@ from typing import Any
 import kombu
 import pytest
 
-from tests.conformance.conftest import IN_PROCESS
+from tests.conformance.conftest import OURS
 from tests.conformance.driver import Driver, PublishRefused
 
 STEPS = 80
@@ -151,7 +151,7 @@ class World:
 
 
 @pytest.mark.rabbitmq
-@pytest.mark.parametrize("broker", IN_PROCESS)
+@pytest.mark.parametrize("broker", OURS)
 @pytest.mark.parametrize("seed", range(12))
 def test_a_random_sequence_gives_the_answers_of_rabbitmq(
     open_driver: Callable[[str], Driver], broker: str, seed: int

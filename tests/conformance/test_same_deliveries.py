@@ -14,7 +14,7 @@ from typing import Any
 import kombu
 import pytest
 
-from tests.conformance.conftest import IN_PROCESS
+from tests.conformance.conftest import OURS
 from tests.conformance.driver import Driver
 from tests.conformance.inbox import Inbox
 
@@ -84,7 +84,7 @@ class Party:
 
 
 @pytest.mark.rabbitmq
-@pytest.mark.parametrize("broker", IN_PROCESS)
+@pytest.mark.parametrize("broker", OURS)
 @pytest.mark.parametrize("kind", ["equal", "priorities", "single active"])
 @pytest.mark.parametrize("seed", range(3))
 def test_a_random_party_of_consumers_gets_the_deliveries_of_rabbitmq(

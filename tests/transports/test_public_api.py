@@ -12,7 +12,6 @@ import pytest
 import transports
 
 PUBLIC = [
-    "discard_broker",
     "get_broker",
     "reset_broker",
     "CAPABILITIES",

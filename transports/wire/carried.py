@@ -46,12 +46,20 @@ class CarriedMessage(Message):
     @property
     def properties(self) -> dict[str, Any]:  # type: ignore[override]  # a slot there: what is stored, here what is read
         """The properties, decoded anew at each call."""
-        return unpack_content(self.content)[0]
+        return self._opened()[0]
 
     @property
     def headers(self) -> dict[str, Any] | None:  # type: ignore[override]  # as above
         """The headers, decoded anew at each call."""
-        return unpack_content(self.content)[1]
+        return self._opened()[1]
+
+    def _opened(self) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        # A publisher can write anything. A block that is none counts as empty here, in the middle of the broker's work,
+        # and goes on to its consumer as it is.
+        try:
+            return unpack_content(self.content)
+        except ValueError:
+            return {}, None
 
     def header(self, name: str) -> Any:
         """Return one header; those that queues ask for cost no decoding."""

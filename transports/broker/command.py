@@ -1,0 +1,142 @@
+"""The broker as a program: its options, its log, its signals.
+
+``celery -A ... broker`` takes the same options. Exit codes: 0 stopped, 1 it could not serve (the last line says why),
+3 another broker serves the socket already.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import logging.handlers
+import os
+import signal
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from transports.broker.listening import (
+    AlreadyServedError,
+    SocketLock,
+    listen_on_tcp,
+    listen_on_unix,
+    prepare_directory,
+)
+from transports.broker.server import BrokerServer
+from transports.engine.errors import EngineError
+from transports.wire.address import DEFAULT_PORT, TcpAddress, UnixAddress, default_socket
+from transports.wire.frames import DEFAULT_FRAME_MAX
+
+__all__ = ["ALREADY_SERVED", "TOKEN_VARIABLE", "arguments", "main", "run"]
+
+TOKEN_VARIABLE = "LIAP_BROKER_TOKEN"
+ALREADY_SERVED = 3
+LOG_BYTES = 1024 * 1024
+
+logger = logging.getLogger("transports.broker")
+
+
+def arguments() -> argparse.ArgumentParser:
+    """Return the options of the command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m transports.broker",
+        description="Serve a message broker to the processes of this machine.",
+        epilog="Clients connect to liap-broker:///PATH, or to liap-broker://:TOKEN@HOST:PORT.",
+    )
+    parser.add_argument(
+        "--socket", metavar="PATH", default=default_socket(), help="the Unix socket to serve (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--tcp",
+        metavar="HOST:PORT",
+        help=f"serve a loopback port too (default port {DEFAULT_PORT}), to clients with the token in {TOKEN_VARIABLE}",
+    )
+    parser.add_argument("--idle-exit", metavar="SECONDS", type=float, help="stop after so long without any client")
+    parser.add_argument(
+        "--frame-max",
+        metavar="BYTES",
+        type=int,
+        default=DEFAULT_FRAME_MAX,
+        help="the largest message that is taken (default: %(default)s)",
+    )
+    parser.add_argument("--log", metavar="FILE", help="write the log to a file that is rotated at 1 MB, not to stderr")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the options, serve until a signal or idleness ends it, and return the exit code."""
+    parser = arguments()
+    options = parser.parse_args(argv)
+    if options.idle_exit is not None and not options.idle_exit >= 0:
+        parser.error(f"--idle-exit {options.idle_exit}: seconds, 0 or more")
+    if options.frame_max < 4096:
+        parser.error(f"--frame-max {options.frame_max}: bytes, at least 4096")
+    handler: logging.Handler
+    if options.log:
+        handler = logging.handlers.RotatingFileHandler(options.log, maxBytes=LOG_BYTES, backupCount=2)
+    else:
+        handler = logging.StreamHandler()
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s broker[%(process)d] %(message)s", handlers=[handler]
+    )
+    try:
+        asyncio.run(run(options))
+    except AlreadyServedError as error:
+        logger.error("%s", error)  # noqa: TRY400 - it is an answer, not a defect
+        return ALREADY_SERVED
+    except (EngineError, OSError, ValueError) as error:
+        logger.error("the broker cannot serve: %s", error)  # noqa: TRY400 - as above
+        return 1
+    return 0
+
+
+async def run(options: argparse.Namespace) -> None:
+    """Serve as the options say until SIGTERM, SIGINT or idleness."""
+    loop = asyncio.get_running_loop()
+    ended = loop.create_future()
+
+    def end(reason: str) -> None:
+        if not ended.done():
+            ended.set_result(reason)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end, f"it was told to stop ({signal.Signals(number).name})")
+    unix = UnixAddress(os.path.abspath(options.socket))
+    tcp = _tcp(options.tcp)
+    token = os.environ.pop(TOKEN_VARIABLE, "")
+    if tcp is not None and not token:
+        raise ValueError(f"--tcp needs a token: set {TOKEN_VARIABLE} to a secret that clients give in their URL")
+    prepare_directory(unix)
+    with ExitStack() as held:
+        lock = SocketLock(unix.path)
+        held.callback(lock.release)
+        server = BrokerServer(
+            loop,
+            frame_max=options.frame_max,
+            idle_exit=options.idle_exit,
+            on_idle=lambda: end(f"nobody was here for {options.idle_exit:g} s"),
+        )
+        listeners = [await listen_on_unix(server, unix)]
+        held.callback(Path(unix.path).unlink, missing_ok=True)
+        if tcp is not None:
+            listeners.append(await listen_on_tcp(server, tcp, token))
+        logger.info("serving %s%s", unix, "" if tcp is None else f" and {tcp}")
+        try:
+            reason = await ended
+        finally:
+            for listener in listeners:
+                listener.close()
+        logger.info("stopping: %s", reason)
+        await server.close(f"the broker stops: {reason}")
+
+
+def _tcp(given: str | None) -> TcpAddress | None:
+    if given is None:
+        return None
+    host, colon, port = given.rpartition(":")
+    if not colon:
+        host, port = given, str(DEFAULT_PORT)
+    if not port.isdigit():
+        raise ValueError(f"--tcp {given}: HOST:PORT, such as 127.0.0.1:{DEFAULT_PORT}")
+    return TcpAddress(host.strip("[]") or "127.0.0.1", int(port))

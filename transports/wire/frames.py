@@ -1,0 +1,87 @@
+"""Frames: a length of four bytes (big endian), then one msgpack array of so many bytes.
+
+A reader never holds more than one unfinished frame, and refuses a length above its bound before the frame arrives.
+Text that is not UTF-8, an array that is none, bytes behind the value: each is a :class:`FrameError`, after which the
+stream cannot be trusted any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from struct import Struct
+from typing import Any
+
+import msgpack
+
+__all__ = ["DEFAULT_FRAME_MAX", "FrameError", "FrameReader", "pack_frame"]
+
+#: Bytes a frame may have unless the broker is told otherwise.
+DEFAULT_FRAME_MAX = 32 * 1024 * 1024
+
+_length = Struct(">I")
+_pack = msgpack.packb
+_unpack = msgpack.unpackb
+
+
+class FrameError(Exception):
+    """What came in is not a frame; the text says why."""
+
+
+def pack_frame(fields: tuple[Any, ...]) -> bytes:
+    """Return one frame. fields: None, bool, int, float, str, bytes and lists and dicts of them."""
+    payload: bytes = _pack(fields)
+    return _length.pack(len(payload)) + payload
+
+
+class FrameReader:
+    """Cut a stream of bytes into frames. limit: bytes a frame may have."""
+
+    __slots__ = ("_needed", "_unfinished", "limit")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._unfinished = bytearray()
+        self._needed = 0  # bytes of the unfinished frame, as far as they are known
+
+    @property
+    def unfinished(self) -> int:
+        """Bytes of a frame that has not come in whole."""
+        return len(self._unfinished)
+
+    def feed(self, data: bytes | memoryview) -> Iterator[list[Any]]:
+        """Yield each frame that ``data`` completes, in order; raises FrameError.
+
+        Read it to the end before the next call. ``data`` may be changed after that.
+        """
+        unfinished = self._unfinished
+        if unfinished:
+            unfinished += data
+            if len(unfinished) < self._needed:
+                return
+            data = bytes(unfinished)
+            unfinished.clear()
+        view = memoryview(data)
+        position, end = 0, len(view)
+        self._needed = 4
+        while end - position >= 4:
+            (length,) = _length.unpack_from(view, position)
+            if length > self.limit:
+                raise FrameError(f"a frame of {length} bytes; at most {self.limit} are taken")
+            following = position + 4 + length
+            if following > end:
+                self._needed = 4 + length
+                break
+            yield _fields(view[position + 4 : following])
+            position = following
+        if position < end:
+            unfinished += view[position:]
+
+
+def _fields(payload: memoryview) -> list[Any]:
+    try:
+        fields = _unpack(payload, strict_map_key=False)
+    except Exception as error:
+        raise FrameError(f"a frame that is not msgpack: {error}") from error
+    if type(fields) is not list or not fields:
+        raise FrameError("a frame that is not an array")
+    return fields
