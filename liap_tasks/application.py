@@ -11,7 +11,6 @@ with one line, and a program of your own calls :func:`liap_tasks.load_settings` 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -46,8 +45,9 @@ from liap_tasks.replies import Replies
 from liap_tasks.routing import Router
 from liap_tasks.settings import Settings, load_settings
 from liap_tasks.task_statistics import TaskStatistics
+from liap_tasks.time_source import MACHINE
 from liap_tasks.worker.start_up import SaysWhoSharesTheBroker
-from transports import QueueFullError
+from transports import Clock, QueueFullError
 
 __all__ = ["CONSUMED_QUEUES", "LiapApp", "create_app"]
 
@@ -144,8 +144,19 @@ class LiapApp(Celery):
     task_cls = "liap_tasks.task:LiapTask"
     amqp_cls = "liap_tasks.application:LiapAMQP"
 
-    def __init__(self, main: str = "liap_tasks", *, settings: Settings | None = None, **options: Any) -> None:
+    time_source: Clock
+    """The clock by which deadlines, delays, due dead letters and periodic tasks go; the machine's unless given."""
+
+    def __init__(
+        self,
+        main: str = "liap_tasks",
+        *,
+        settings: Settings | None = None,
+        clock: Clock | None = None,
+        **options: Any,
+    ) -> None:
         self._settings = settings
+        self.time_source = clock or MACHINE
         self._replies: Replies | None = None
         self._publishing_threads: ThreadPoolExecutor | None = None
         self.task_statistics = TaskStatistics()
@@ -194,8 +205,8 @@ class LiapApp(Celery):
             )
         return self._publishing_threads
 
-    def close(self) -> None:
-        """Close pools and threads; see ``celery.Celery.close``."""
+    def disconnect(self) -> None:
+        """Close what is connected: publishing threads, reply queue, store. It is made anew when it is needed."""
         if self._publishing_threads is not None:
             self._publishing_threads.shutdown(wait=False, cancel_futures=True)
             self._publishing_threads = None
@@ -204,6 +215,11 @@ class LiapApp(Celery):
             self._replies = None
         if "dead_letter_store" in self.__dict__:
             self.dead_letter_store.close()
+        self._pool = None
+
+    def close(self) -> None:
+        """Close pools and threads; see ``celery.Celery.close``."""
+        self.disconnect()
         super().close()
 
     if not TYPE_CHECKING:  # Celery's stubs tell the type of the task by that of its function
@@ -306,7 +322,7 @@ class LiapApp(Celery):
         url = self.settings.dlq_store_url
         if url == "none":
             raise ConfigurationError("DLQ_STORE_URL", url, "a store, for this purpose: " + STORE_URLS)
-        return DeadLetterStore(url)
+        return DeadLetterStore(url, clock=lambda: self.time_source.time())
 
     def missing_queue(self, name: str) -> Queue:
         """Return the queue to use for a name that is not in ``task_queues``."""
@@ -355,13 +371,15 @@ class LiapApp(Celery):
         headers = dict(options.pop("headers", None) or {})
         correlation_id = options.pop("metadata_correlation_id", None)
         asked = deadline_from(
-            deadline=options.pop("deadline", None), answer_within=options.pop("answer_within", None), now=time.time()
+            deadline=options.pop("deadline", None),
+            answer_within=options.pop("answer_within", None),
+            now=self.time_source.time(),
         )
         if HEADER not in headers:
             headers.update(self.new_metadata(correlation_id, asked).as_headers())
         deadline = deadline_in(headers)
         if deadline is not None:
-            options["expires"] = _sooner(options.get("expires"), deadline)
+            options["expires"] = _sooner(options.get("expires"), deadline, self.now())
         headers.update(
             headers_of_keys(
                 name, ordering_key=options.pop("ordering_key", None), dedup_key=options.pop("dedup_key", None)
@@ -374,7 +392,7 @@ class LiapApp(Celery):
         elif name not in self._known_tasks:  # a task that is known here has its own; without any it would be below LOW
             options["priority"] = self.conf.task_default_priority
         if (countdown or eta) and self.broker_holds_delays:
-            delay = float(countdown) if countdown else _seconds_until(eta)
+            delay = float(countdown) if countdown else _seconds_until(eta, self.now())
             if delay <= MAX_BROKER_DELAY:
                 countdown = eta = None
                 if delay > 0:
@@ -405,7 +423,12 @@ class LiapApp(Celery):
             correlation_id = correlation_id or own.correlation_id
             if deadline is None and getattr(parent.request, "liap_answered", False):
                 deadline = own.deadline
-        return MessageMetadata(source=source, correlation_id=correlation_id, timestamp=time.time(), deadline=deadline)
+        now = self.time_source.time()
+        return MessageMetadata(source=source, correlation_id=correlation_id, timestamp=now, deadline=deadline)
+
+    def now(self) -> datetime:
+        """Return the time by the app's clock, in the app's time zone; Celery reckons expiries and schedules by it."""
+        return datetime.fromtimestamp(self.time_source.time(), UTC).astimezone(self.timezone)
 
 
 def mentions_models(function: Callable[..., Any]) -> bool:
@@ -421,28 +444,32 @@ def _is_model(hint: Any) -> bool:
     return isinstance(hint, type) and issubclass(hint, BaseModel)
 
 
-def _seconds_until(eta: datetime | str) -> float:
+def _seconds_until(eta: datetime | str, now: datetime) -> float:
     when = datetime.fromisoformat(eta) if isinstance(eta, str) else eta
     if when.tzinfo is None:
         when = when.replace(tzinfo=UTC)
-    return (when - datetime.now(UTC)).total_seconds()
+    return (when - now).total_seconds()
 
 
-def _sooner(expires: datetime | str | float | None, deadline: float) -> datetime:
+def _sooner(expires: datetime | str | float | None, deadline: float, now: datetime) -> datetime:
     """Return when a message expires: as it was asked to, but not after its deadline."""
     end = datetime.fromtimestamp(deadline, UTC)
     if expires is None:
         return end
     if isinstance(expires, int | float):
-        return min(end, datetime.now(UTC) + timedelta(seconds=expires))
+        return min(end, now + timedelta(seconds=expires))
     when = datetime.fromisoformat(expires) if isinstance(expires, str) else expires
     return min(end, when if when.tzinfo else when.replace(tzinfo=UTC))
 
 
-def create_app(settings: Settings | None = None, *, main: str = "liap_tasks", **options: Any) -> LiapApp:
+def create_app(
+    settings: Settings | None = None, *, main: str = "liap_tasks", clock: Clock | None = None, **options: Any
+) -> LiapApp:
     """Return a Celery app configured by ``settings`` (default: the environment, read when it is first needed).
 
-    main: the app's name, the prefix of automatic task names. options: passed to ``celery.Celery`` (``include`` and so
-    on). A wrong value in the environment raises ConfigurationError from the first use of the app's configuration.
+    main: the app's name, the prefix of automatic task names. clock: by which it goes, the machine's unless given (an
+    in-process broker has its own, see :func:`transports.reset_broker`). options: passed to ``celery.Celery``
+    (``include`` and so on). A wrong value in the environment raises ConfigurationError from the first use of the app's
+    configuration.
     """
-    return LiapApp(main, settings=settings, **options)
+    return LiapApp(main, settings=settings, clock=clock, **options)

@@ -9,7 +9,6 @@ result, ``on_failure``, error callbacks and the ``task_failure`` signal are Cele
 
 from __future__ import annotations
 
-import time
 import traceback
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -30,6 +29,7 @@ from liap_tasks.metadata import MAX_ERROR_TEXT, Attempt, deadline_in, shorten
 from liap_tasks.policies import DeadLetter, DeadLetterReason, Retry
 from liap_tasks.policies.deadline import reserved_for_fallback
 from liap_tasks.task_statistics import FILTERED, marked_as_dead_letter
+from liap_tasks.time_source import clock_of
 from liap_tasks.timeouts import interrupt_after
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def _limit_to_enforce(task: LiapTask, request: Any) -> float | None:
     limit = _time_limit(task, request)
     deadline = deadline_in(request.headers)
     if deadline is not None:
-        left = deadline - time.time()
+        left = deadline - now_of(task)
         if task.fallback is not None:
             left -= reserved_for_fallback(left)
         if left <= 0:
@@ -122,6 +122,11 @@ def _limit_to_enforce(task: LiapTask, request: Any) -> float | None:
     if not limit or in_prefork_child():  # a prefork child: Celery's own limit works there
         return None
     return limit
+
+
+def now_of(task: LiapTask) -> float:
+    """Return the time, in POSIX seconds, by the clock of the task's app."""
+    return clock_of(task.app).time()
 
 
 def time_limit(task: LiapTask) -> float | None:
@@ -208,7 +213,7 @@ def decide(task: LiapTask, error: Exception) -> Retry | DeadLetter:
         return DeadLetter(DeadLetterReason.VALIDATION_FAILED, "the arguments do not fit the task")
     decision = task.retry_policy.decide(error, attempt=task.attempt, rng=_rng)
     deadline = deadline_in(task.request.headers)
-    if isinstance(decision, Retry) and deadline is not None and time.time() + decision.delay >= deadline:
+    if isinstance(decision, Retry) and deadline is not None and now_of(task) + decision.delay >= deadline:
         decision = DeadLetter(DeadLetterReason.RETRIES_EXHAUSTED, "its deadline leaves no time for another attempt")
     exhausted = isinstance(decision, DeadLetter) and decision.reason is DeadLetterReason.RETRIES_EXHAUSTED
     if exhausted and isinstance(error, SoftTimeLimitExceeded):
@@ -226,7 +231,7 @@ def note_attempt(task: LiapTask, error: BaseException | None) -> None:
         return
     attempt = Attempt(
         number=task.attempt,
-        at=time.time(),
+        at=now_of(task),
         error="" if error is None else type(error).__qualname__,
         message="the task asked for a retry" if error is None else shorten(str(error), MAX_ERROR_TEXT),
     )

@@ -159,6 +159,7 @@ def celery_configuration(settings: Settings) -> dict[str, Any]:
         "worker_concurrency": chosen_concurrency(settings),
         "worker_consumer": "liap_tasks.worker.consumer:LiapConsumer",
         "worker_prefetch_multiplier": 4,
+        "beat_scheduler": "liap_tasks.beat:PersistentScheduler",
         # A forked child has no part in a broker that lives in its parent's memory.
         "worker_pool": "liap_tasks.pools.threads:TaskPool" if in_process else "prefork",
         "worker_cancel_long_running_tasks_on_connection_loss": True,

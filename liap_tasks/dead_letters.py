@@ -9,7 +9,6 @@ attempts, queue, exchange, routing_key, task, id, time). A broker's dead letter 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ from liap_tasks.errors import DeadLetterError
 from liap_tasks.metadata import MAX_ERROR_TEXT, Attempt, MessageMetadata, shorten
 from liap_tasks.origin import queue_of_origin
 from liap_tasks.policies import DeadLetter, DeadLetterReason
+from liap_tasks.time_source import clock_of
 
 if TYPE_CHECKING:
     from liap_tasks.application import LiapApp
@@ -92,7 +92,7 @@ def publish(
         "message": None if error is None else shorten(str(error), MAX_ERROR_TEXT),
         "traceback": shorten(traceback, MAX_TRACEBACK),
         "attempts": [attempt.model_dump(mode="json") for attempt in metadata.attempts],
-        "at": time.time(),
+        "at": clock_of(app).time(),
     }
     limits = request.timelimit or (None, None)
     message = app.amqp.create_task_message(
@@ -164,7 +164,7 @@ def publish_message(
         "exception": None if error is None else type(error).__qualname__,
         "message": None if error is None else shorten(str(error), MAX_ERROR_TEXT),
         "attempts": [attempt.model_dump(mode="json") for attempt in metadata.attempts],
-        "at": time.time(),
+        "at": clock_of(app).time(),
     }
     properties = {name: value for name, value in (message.properties or {}).items() if name in KEPT_PROPERTIES}
     try:

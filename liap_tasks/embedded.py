@@ -27,6 +27,7 @@ from celery.worker import WorkController
 from celery.worker.control import control_command
 
 from liap_tasks.application import CONSUMED_QUEUES
+from liap_tasks.embedded_beat import EmbeddedBeat
 from liap_tasks.errors import EmbeddedWorkerError
 from liap_tasks.pools.asyncio import TaskPool as AsyncioPool
 from liap_tasks.pools.threads import SoloPool
@@ -164,7 +165,7 @@ class EmbeddedWorker:
 
     pool: "threads", "solo" to run tasks one by one in the worker's own thread, or "asyncio" for ``async def`` tasks.
     concurrency: tasks at once, >= 1; default 4 threads, or 1,000 coroutines. queues: names to consume from, default all
-    that the app has.
+    that the app has. beat: send the periodic tasks of the app's ``beat_schedule`` too (let one worker do it).
     An instance may be started again after it was stopped. Raises ValueError for a wrong concurrency or pool.
     """
 
@@ -176,6 +177,7 @@ class EmbeddedWorker:
         queues: Sequence[str] | None = None,
         pool: Literal["threads", "solo", "asyncio"] = "threads",
         name: str | None = None,
+        beat: bool = False,
         **options: Any,
     ) -> None:
         if concurrency is not None and concurrency < 1:
@@ -192,6 +194,15 @@ class EmbeddedWorker:
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
         self._failure: BaseException | None = None
+        self._controller: _Controller | None = None
+        self._wants_beat = beat
+        self._beat: EmbeddedBeat | None = None
+
+    @property
+    def waiting_for_batch(self) -> int:
+        """How many messages wait in this worker for their batch to be full, or its time to come."""
+        consumer: Any = getattr(self._controller, "consumer", None)
+        return 0 if consumer is None else consumer.batches.waiting()
 
     @property
     def running(self) -> bool:
@@ -226,6 +237,14 @@ class EmbeddedWorker:
             raise EmbeddedWorkerError(
                 f"worker {self.hostname} did not start to consume within {timeout:g} s"
             ) from self._failure
+        if self._wants_beat:
+            self._beat = EmbeddedBeat(self.app)
+            try:
+                self._beat.start()
+            except BaseException:
+                self._beat = None
+                self.stop()
+                raise
         return self
 
     def _run(self, consuming: threading.Event, stopping: threading.Event) -> None:
@@ -248,6 +267,7 @@ class EmbeddedWorker:
                 quiet=True,
                 **self._options,
             )
+            self._controller = controller
             controller.start()
             self._failure = controller.failure
         except BaseException as error:  # noqa: BLE001 - handed to the thread that waits for the start
@@ -261,6 +281,9 @@ class EmbeddedWorker:
         Raises EmbeddedWorkerError when that takes longer than ``timeout`` seconds. Stopping twice does nothing.
         """
         thread = self._thread
+        if self._beat is not None:
+            self._beat.stop()
+            self._beat = None
         if self in self._workers_of_app():
             self._workers_of_app().remove(self)
         if thread is not None and thread.is_alive():

@@ -29,6 +29,7 @@ from pydantic import BaseModel
 
 from liap_tasks.calls import PUBLISH_SECONDS, run_in_publishing_thread
 from liap_tasks.policies import MessagePriority
+from liap_tasks.signals import event_published
 from transports.engine import TopicTrie
 
 if TYPE_CHECKING:
@@ -144,9 +145,13 @@ class EventExchange:
         self._changed()
 
     def _changed(self) -> None:
+        self.forget_queues()
+        self.app.refresh_event_queues()
+
+    def forget_queues(self) -> None:
+        """Make and declare the subscribers' queues anew: the rules, or the app's settings, have changed."""
         self._changes += 1
         self._queues = {}
-        self.app.refresh_event_queues()
 
     def queues(self) -> dict[str, Queue]:
         """Return the queues of the subscribers by name.
@@ -207,6 +212,7 @@ class EventExchange:
         payload = body.model_dump(mode="json") if isinstance(body, BaseModel) else body
         sent: dict[str, Any] = dict(headers or {})
         if self.app.conf.task_always_eager:
+            self._tell(identity, routing_key, payload, headers, ordering_key)
             self._run_eagerly(identity, routing_key, payload, sent)
             return identity
         sent[EVENT_HEADER] = {"exchange": self.exchange.name, "routing_key": routing_key}
@@ -228,7 +234,20 @@ class EventExchange:
                 retry_policy=self.app.conf.task_publish_retry_policy,
                 **message.properties,
             )
+        self._tell(identity, routing_key, payload, headers, ordering_key)
         return identity
+
+    def _tell(
+        self, event_id: str, routing_key: str, body: Any, headers: dict[str, Any] | None, ordering_key: str | None
+    ) -> None:
+        event_published.send(
+            sender=self,
+            event_id=event_id,
+            routing_key=routing_key,
+            body=body,
+            headers=dict(headers or {}),
+            ordering_key=ordering_key,
+        )
 
     async def apublish(
         self, routing_key: str, body: BaseModel | dict[str, Any], *, timeout: float = PUBLISH_SECONDS, **options: Any

@@ -77,7 +77,7 @@ def reschedule(app: LiapApp, task_id: str, *, countdown: float | None = None, et
             f"call {task_id} cannot be moved: this broker holds no delayed calls; cancel it and call again"
         )
     if eta is not None:
-        countdown = ((eta if eta.tzinfo else eta.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds()
+        countdown = ((eta if eta.tzinfo else eta.replace(tzinfo=UTC)) - app.now()).total_seconds()
     with _queues_with_delays(app) as (channel, names):
         found = [channel.reschedule(name, task_id, max(0.0, countdown or 0.0)) for name in names]
         return any(found)
@@ -91,7 +91,7 @@ def _queues_with_delays(app: LiapApp) -> Iterator[tuple[Any, list[str]]]:
 
 
 def _held_by_broker(app: LiapApp) -> Iterator[ScheduledCall]:
-    now = datetime.now(UTC)
+    now = app.now().astimezone(UTC)
     with _queues_with_delays(app) as (channel, names):
         for name in names:
             try:

@@ -11,7 +11,6 @@ How an attempt runs and ends is in :mod:`liap_tasks.attempt`.
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Sequence
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -128,7 +127,7 @@ class LiapTask(Task[Any, Any]):
             deadline = deadline_from(
                 deadline=options.pop("deadline", None),
                 answer_within=options.pop("answer_within", None),
-                now=time.time(),
+                now=self.app.time_source.time(),
             )
             metadata = self.app.new_metadata(correlation_id, deadline)
             options["headers"] = {**metadata.as_headers(), **(options.get("headers") or {})}

@@ -17,7 +17,7 @@ from tests.servers.fixtures import (
 
 __all__ = ["postgres_url", "rabbitmq_node", "rabbitmq_url", "rabbitmq_virtual_host", "redis_url"]
 
-pytest_plugins = ["liap_tasks.testing.local_nodes"]
+pytest_plugins = ["liap_tasks.testing", "liap_tasks.testing.local_nodes"]
 
 
 def pytest_configure() -> None:

@@ -7,13 +7,14 @@ capability table says what each transport honours.
 
 from kombu.transport import TRANSPORT_ALIASES
 
-from transports.brokers import get_broker, reset_broker
+from transports.brokers import discard_broker, get_broker, reset_broker
 from transports.capabilities import CAPABILITIES, Capabilities, Support
 from transports.engine import Clock, SystemClock, VirtualClock
 from transports.errors import BrokerUnavailableError, InvalidArgumentError, QueueFullError, TransportError
 
 __all__ = [
     # brokers
+    "discard_broker",
     "get_broker",
     "reset_broker",
     # capabilities

@@ -16,7 +16,7 @@ from transports.engine import Clock
 from transports.errors import InvalidArgumentError
 from transports.shared import SharedBroker
 
-__all__ = ["DEFAULT_ARGUMENTS", "get_broker", "reset_broker", "shared_broker"]
+__all__ = ["DEFAULT_ARGUMENTS", "discard_broker", "get_broker", "reset_broker", "shared_broker"]
 
 DEFAULT_ARGUMENTS: dict[str, dict[str, Any]] = {
     "liap-memory": {},
@@ -59,6 +59,15 @@ def reset_broker(url: str, *, clock: Clock | None = None) -> SharedBroker:
         broker = SharedBroker(vhost, clock=clock, default_arguments=DEFAULT_ARGUMENTS[scheme])
         _brokers[scheme, vhost] = broker
     return broker
+
+
+def discard_broker(url: str) -> None:
+    """Forget the broker that ``url`` means, with all that is in it; the next connection makes a new one.
+
+    Connections that are open keep it.
+    """
+    with _lock:
+        _brokers.pop(_scheme_and_vhost(url), None)
 
 
 def _scheme_and_vhost(url: str) -> tuple[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import click
@@ -37,7 +37,8 @@ def scheduled_command() -> None:
 @click.pass_context
 def list_calls(context: click.Context, queue: str | None, task: str | None, as_json: bool) -> None:
     """List the delayed calls, soonest first."""
-    calls = scheduled(_app(context), queue=queue, task=task)
+    app = _app(context)
+    calls, now = scheduled(app, queue=queue, task=task), app.now()
     if as_json:
         click.echo(json.dumps([call.model_dump(mode="json") for call in calls]))
         return
@@ -51,7 +52,9 @@ def list_calls(context: click.Context, queue: str | None, task: str | None, as_j
         return
     table = Table("due in", "id", "task", "queue", "arguments")
     for call in calls:
-        table.add_row(_left(call), call.id, call.task, call.queue or call.worker or "", f"{call.args} {call.kwargs}")
+        table.add_row(
+            _left(call, now), call.id, call.task, call.queue or call.worker or "", f"{call.args} {call.kwargs}"
+        )
     console.print(table)
 
 
@@ -89,5 +92,5 @@ def _report(done: dict[str, bool], what: str) -> None:
         raise SystemExit(1)
 
 
-def _left(call: ScheduledCall) -> str:
-    return f"{(call.due - datetime.now(UTC)).total_seconds():.1f} s"
+def _left(call: ScheduledCall, now: datetime) -> str:
+    return f"{(call.due - now).total_seconds():.1f} s"

@@ -118,7 +118,7 @@ class _Run:
         self.store = app.dead_letter_store
         self.id = uuid4().hex
         self.claimant = f"{socket.gethostname()}/{os.getpid()}/{self.id[:8]}"
-        self.where = _waiting_now(where)
+        self.where = _waiting(where, self.store.clock())
         self.queue = queue
         self.rule = rule
         self.stop = stop or threading.Event()
@@ -245,9 +245,8 @@ class _Run:
         self.counts["reason"][letter.reason] += 1
 
 
-def _waiting_now(where: LetterFilter) -> LetterFilter:
-    """Return the filter for those of its letters that wait for a replay now: not replayed or purged, not newer."""
-    now = time.time()
+def _waiting(where: LetterFilter, now: float) -> LetterFilter:
+    """Return the filter for those of its letters that wait for a replay: not replayed or purged, not newer than now."""
     before = now if where.died_before is None else min(where.died_before, now)
     return replace(
         where, states=tuple(state for state in where.states or WAITING if state in WAITING), died_before=before

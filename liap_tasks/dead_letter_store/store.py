@@ -218,6 +218,13 @@ class DeadLetterStore:
 
     # -- the end -----------------------------------------------------------------------------------------------
 
+    def next_expiry(self) -> float | None:
+        """Return when the next letter is to be purged, None if there is none."""
+        query = sa.select(sa.func.min(_table.expires_at)).where(_table.state != LetterState.PURGED)
+        with self._read() as connection:
+            moment: float | None = connection.scalar(query)
+            return moment
+
     def purge(self, where: LetterFilter) -> int:
         """Drop the content of letters, leaving a row that says what they were; return how many."""
         states = (*WAITING, LetterState.REPLAYED)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import base64
 import binascii
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import IO, TYPE_CHECKING, Any
@@ -118,10 +117,11 @@ def import_letters(
     Raises DeadLetterImportError naming the first bad line; the lines before it are imported, and importing all of them
     again after it was corrected does no harm.
     """
+    store = app.dead_letter_store
     imported = read = 0
     for page in _pages(lines):
         good, bad = page
-        imported += app.dead_letter_store.record([_arriving(letter, time.time()) for letter in good])
+        imported += store.record([_arriving(letter, store.clock()) for letter in good])
         read += len(good)
         if progress is not None:
             progress(read)

@@ -3,6 +3,9 @@
 Any number of workers may do it at once: a due letter is claimed before it is sent. It is marked replayed when the
 broker has confirmed it, so a worker that is killed in between leaves a letter that is sent again after the lease, and
 never one that is lost.
+
+By a virtual clock (tests) it is a host of that clock as well: what is due is done in the thread that advances it,
+before time moves on.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from liap_tasks.dead_letter_store.outage import Outage
 from liap_tasks.dead_letter_store.sending import send
 from liap_tasks.dead_letter_store.store import STORE_ERRORS, DeadLetterStore
 from liap_tasks.errors import DeadLetterError
-from transports import QueueFullError
+from transports import QueueFullError, VirtualClock
 
 if TYPE_CHECKING:
     from liap_tasks.application import LiapApp
@@ -51,6 +54,14 @@ class Upkeep(threading.Thread):
         self._broker_outage = Outage("the broker", "automatic retries wait", self._stopping)
         self._failure = Outage("the upkeep of dead letters", "automatic retries wait", self._stopping, verb="fails")
         self._purge_at = 0.0
+        self._one_look = threading.Lock()
+
+    def start(self) -> None:
+        """Begin to look after the store."""
+        clock = self.app.time_source
+        if isinstance(clock, VirtualClock):
+            clock.attach(self)
+        super().start()
 
     def wake(self) -> None:
         """Look at once: something has been scheduled."""
@@ -58,6 +69,9 @@ class Upkeep(threading.Thread):
 
     def stop(self, timeout: float) -> None:
         """End after the letter that is being sent."""
+        clock = self.app.time_source
+        if isinstance(clock, VirtualClock):
+            clock.detach(self)
         self._stopping.set()
         self._awake.set()
         self.join(timeout)
@@ -86,6 +100,28 @@ class Upkeep(threading.Thread):
 
     def _look(self) -> float:
         """Do what is to be done and return the seconds until there may be more."""
+        with self._one_look:
+            return self._replay_and_purge()
+
+    # -- by a virtual clock ------------------------------------------------------------------------------------
+
+    def next_due(self) -> float | None:
+        """Return when a virtual clock, by its own reading, is to have it look; None: there is nothing to wait for."""
+        if not self.store.exists():
+            return None
+        moments = [moment for moment in (self.store.next_due(), self.store.next_expiry()) if moment is not None]
+        clock = self.app.time_source
+        return clock.now() + (min(moments) - clock.time()) if moments else None
+
+    def run_due(self) -> None:
+        """Look now, in this thread."""
+        with self._one_look:
+            self._purge_at = 0.0
+            self._replay_and_purge()
+
+    # -- what is done ------------------------------------------------------------------------------------------
+
+    def _replay_and_purge(self) -> float:
         if not self.store.exists():
             return LOOK_SECONDS
         while replay_due(self.app, self.store, claimant=self._name, stopping=self._stopping) == BATCH:

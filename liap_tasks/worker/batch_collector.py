@@ -74,6 +74,11 @@ class BatchCollector:
         if full:
             self._run(batch)
 
+    def waiting(self) -> int:
+        """Return how many requests wait for their batch."""
+        with self._lock:
+            return sum(len(batch.requests) for batch in self._batches.values())
+
     def forget(self) -> None:
         """Drop what waits: the connection is lost, the broker delivers it again."""
         for batch in self._take_all():

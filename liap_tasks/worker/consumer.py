@@ -10,7 +10,6 @@ wait before it gets to the pool (:mod:`liap_tasks.worker.waiting_lines`), one of
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -22,6 +21,7 @@ from celery.worker.control import control_command
 from liap_tasks.batches import BatchTask, run_batch
 from liap_tasks.configuration import counts_deliveries
 from liap_tasks.policies import DeadLetterReason
+from liap_tasks.time_source import call_after, clock_of
 from liap_tasks.worker.batch_collector import BatchCollector, window_of
 from liap_tasks.worker.event_copies import deliver_event, is_event
 from liap_tasks.worker.redelivery import HEADER as REDELIVERIES
@@ -75,10 +75,7 @@ class LiapConsumer(Consumer):
         if self.hub is not None:
             return self.timer.call_after(seconds, function, args)
         # Celery's timer thread looks at a new entry up to a second late (celery 5.7, timer2).
-        timer = threading.Timer(seconds, function, args)
-        timer.daemon = True
-        timer.start()
-        return timer
+        return call_after(clock_of(self.app), seconds, function, args)
 
     def stop(self) -> None:
         """Called when the worker stops, before its pool does."""
@@ -132,10 +129,11 @@ class LiapConsumer(Consumer):
                     message.delivery_info["redelivered"] = True
             if is_event(message):
                 return deliver_event(app, message, self.queue_of(message), handle_known)
-            return handle(message)
+            return handle_known(message) if headers and "task" in headers else handle(message)
 
         def handle_known(message: Any) -> Any:
-            if message.headers["task"] not in self.strategies:  # a subscriber that was added a moment ago
+            name = message.headers["task"]
+            if name not in self.strategies and name in app.tasks:  # it was added to the app a moment ago
                 self.refresh()
             return handle(message)
 

@@ -8,7 +8,7 @@ in-process broker this is a fifth of what a small task costs.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from billiard.einfo import ExceptionWithTraceback  # type: ignore[attr-defined]  # not in the stubs
 from celery.app.task import Context
@@ -20,6 +20,7 @@ from kombu.utils.encoding import safe_repr, safe_str
 
 from liap_tasks.policies import DeadLetterReason
 from liap_tasks.task_statistics import TaskStatistics
+from liap_tasks.time_source import clock_of
 from liap_tasks.worker.lost_attempts import Ending, end_lost_attempt
 from liap_tasks.worker.unreadable import keep
 
@@ -139,6 +140,13 @@ class LiapRequest(Request):
             task.backend.mark_as_retry(self.id, error, traceback, request=self._context)
         self.acknowledge()
         self.send_event("task-retried", exception=safe_repr(error), traceback=safe_str(traceback))
+        return True
+
+    def maybe_expire(self) -> Literal[True] | None:
+        """Tell whether it has expired by the app's clock, and count it as revoked then."""
+        if not self.expires or clock_of(self.app).time() <= self.expires.timestamp():
+            return None
+        state.revoked.add(self.id)
         return True
 
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:

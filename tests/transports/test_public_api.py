@@ -12,6 +12,7 @@ import pytest
 import transports
 
 PUBLIC = [
+    "discard_broker",
     "get_broker",
     "reset_broker",
     "CAPABILITIES",

@@ -7,10 +7,13 @@ the clock and never sleeps; whoever hosts the engine wakes it when :meth:`Broker
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import threading
 import time
 import weakref
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 __all__ = ["Clock", "SystemClock", "TimedHost", "VirtualClock"]
 
@@ -55,6 +58,8 @@ class VirtualClock:
         self._start = start
         self._hosts: weakref.WeakSet[TimedHost] = weakref.WeakSet()
         self._advancing = threading.RLock()
+        self._calls = _Calls(self)
+        self.attach(self._calls)
 
     def now(self) -> float:
         """Return the seconds advanced so far."""
@@ -68,9 +73,24 @@ class VirtualClock:
         """Fire this host's timers from now on (held weakly)."""
         self._hosts.add(host)
 
-    def advance(self, seconds: float) -> None:
+    def detach(self, host: TimedHost) -> None:
+        """Fire this host's timers no more."""
+        self._hosts.discard(host)
+
+    def call_after(self, seconds: float, function: Callable[..., object], args: tuple[Any, ...] = ()) -> Call:
+        """Call ``function(*args)`` when the clock has been advanced by ``seconds`` (>= 0), in the thread that does it.
+
+        Until then the call can be taken back: ``cancel()``.
+        """
+        call = Call(self._now + seconds, function, args)
+        self._calls.add(call)
+        return call
+
+    def advance(self, seconds: float, *, before_each: Callable[[], object] = lambda: None) -> None:
         """Move time forward by ``seconds`` (>= 0) and fire everything that becomes due, in order.
 
+        before_each: called before time moves to the next timer and before it moves to the end; there one waits until
+        what the last timer has started has come to rest, so that the timers which that has set are seen.
         Raises ValueError for a negative step: this clock is monotonic.
         """
         if seconds < 0:
@@ -78,6 +98,7 @@ class VirtualClock:
         with self._advancing:
             target = self._now + seconds
             while True:
+                before_each()
                 due = [(at, host) for host in list(self._hosts) if (at := host.next_due()) is not None and at <= target]
                 if not due:
                     break
@@ -85,3 +106,48 @@ class VirtualClock:
                 self._now = max(self._now, at)
                 host.run_due()
             self._now = target
+
+
+class Call:
+    """A function that a :class:`VirtualClock` is to call; made by :meth:`VirtualClock.call_after`."""
+
+    __slots__ = ("args", "due", "function")
+
+    def __init__(self, due: float, function: Callable[..., object], args: tuple[Any, ...]) -> None:
+        self.due = due
+        self.function: Callable[..., object] | None = function
+        self.args = args
+
+    def cancel(self) -> None:
+        """Do not call it; nothing happens if it has been called."""
+        self.function = None
+
+
+class _Calls:
+    """The calls that one clock is to make, soonest first."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self._clock = weakref.proxy(clock)
+        self._lock = threading.Lock()
+        self._heap: list[tuple[float, int, Call]] = []
+        self._numbers = itertools.count()
+
+    def add(self, call: Call) -> None:
+        with self._lock:
+            heapq.heappush(self._heap, (call.due, next(self._numbers), call))
+
+    def next_due(self) -> float | None:
+        with self._lock:
+            while self._heap and self._heap[0][2].function is None:
+                heapq.heappop(self._heap)
+            return self._heap[0][0] if self._heap else None
+
+    def run_due(self) -> None:
+        while True:
+            with self._lock:
+                if not self._heap or self._heap[0][0] > self._clock.now():
+                    return
+                call = heapq.heappop(self._heap)[2]
+            function, call.function = call.function, None
+            if function is not None:
+                function(*call.args)

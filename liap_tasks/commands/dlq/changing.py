@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from dataclasses import replace
 from typing import Any
 
@@ -97,7 +96,7 @@ def edit(
 def purge(context: click.Context, where: LetterFilter, yes: bool, as_json: bool) -> None:
     """Delete dead letters for good."""
     store = store_of(context)
-    now = time.time()  # a letter that comes while somebody decides is not deleted with the others
+    now = store.clock()  # a letter that comes while somebody decides is not deleted with the others
     where = replace(where, died_before=now if where.died_before is None else min(where.died_before, now))
     number = store.count(where)
     if number and not yes:

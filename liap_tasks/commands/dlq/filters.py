@@ -7,7 +7,6 @@ or ``--all``: forgetting the filter must not mean everything.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar
@@ -51,13 +50,12 @@ def chooses_letters(*, states: bool = True, all_wanted: bool = False) -> Callabl
         def run(*args: Any, **given: Any) -> Any:
             everything = given.pop("everything", False)
             older, newer = given.pop("older_than"), given.pop("newer_than")
-            now = time.time()
             chosen = {
                 **{name: given.pop(name) for name in ("ids", "reasons", "tasks", "queues")},
                 **({"states": given.pop("states")} if states else {}),
                 **{name: given.pop(name) for name in ("error", "correlation_id")},
-                "died_before": None if older is None else now - older,
-                "died_after": None if newer is None else now - newer,
+                "died_before": None if older is None else _now() - older,
+                "died_after": None if newer is None else _now() - newer,
             }
             where = LetterFilter(**chosen)
             if all_wanted and where == LetterFilter() and not everything:
@@ -71,6 +69,10 @@ def chooses_letters(*, states: bool = True, all_wanted: bool = False) -> Callabl
         return run  # type: ignore[return-value]  # the same command, with its options taken in
 
     return decorate
+
+
+def _now() -> float:
+    return store_of(click.get_current_context()).clock()
 
 
 def _one_or_more(flag: str, name: str, values: list[str], what: str) -> Callable[[Command], Command]:

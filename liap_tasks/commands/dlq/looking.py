@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -34,7 +33,7 @@ def list_letters(context: click.Context, where: LetterFilter, limit: int, after:
     if as_json:
         say_json([letter_as_json(letter) for letter in letters])
     elif letters:
-        now = time.time()
+        now = store.clock()
         say_table(("id", "state", "reason", "task", "queue", "age", "error"), [_row(letter, now) for letter in letters])
         if len(letters) == limit:
             remark(f"these are the first {limit}; the next: --after {letters[-1].id}")
@@ -65,14 +64,15 @@ def show(context: click.Context, letter_id: str, as_json: bool) -> None:
 @click.pass_context
 def stats(context: click.Context, where: LetterFilter, as_json: bool) -> None:
     """Count the dead letters: by reason, task, queue and state, and how old the oldest is."""
-    statistics = store_of(context).stats(None if where == LetterFilter() else where)
+    store = store_of(context)
+    statistics = store.stats(None if where == LetterFilter() else where)
     if as_json:
         say_json(asdict(statistics))
         return
     say_pairs(
         [
             ("waiting", f"{statistics.total:,}"),
-            ("oldest", "-" if statistics.oldest is None else age(time.time() - statistics.oldest)),
+            ("oldest", "-" if statistics.oldest is None else age(store.clock() - statistics.oldest)),
             *((f"by {name}", counts(getattr(statistics, f"by_{name}")) or "-") for name in KINDS),
         ]
     )

@@ -1,0 +1,45 @@
+"""Where the task side reads the time: the clock of its app, ``app.time_source``.
+
+Deadlines, expiries, delays to a moment, due dead letters, retention, the timers of batches and the entries of beat all
+ask it, so that one :class:`transports.VirtualClock`, given to the app and to its in-process broker, moves them all (see
+``liap_tasks/testing/README.md``). Left to the machine's clock: how long a program waits for an answer, reconnecting,
+and measurements.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from transports import Clock, SystemClock, VirtualClock
+
+__all__ = ["Cancellable", "call_after", "clock_of"]
+
+MACHINE: Clock = SystemClock()
+
+
+class Cancellable(Protocol):
+    """A call that has not been made yet."""
+
+    def cancel(self) -> None:
+        """Do not make it; nothing happens if it has been made."""
+
+
+def clock_of(app: Any) -> Clock:
+    """Return the clock of an app; the machine's for an app that is none of this package."""
+    clock: Clock = getattr(app, "time_source", MACHINE)
+    return clock
+
+
+def call_after(clock: Clock, seconds: float, function: Callable[..., object], args: tuple[Any, ...]) -> Cancellable:
+    """Call a function in ``seconds`` (>= 0) of this clock, in a thread of its own.
+
+    By a :class:`VirtualClock` it is called in the thread that advances the clock.
+    """
+    if isinstance(clock, VirtualClock):
+        return clock.call_after(seconds, function, args)
+    timer = threading.Timer(seconds, function, args)
+    timer.daemon = True
+    timer.start()
+    return timer
