@@ -68,19 +68,21 @@ def test_the_statistics_are_frozen() -> None:
     assert list(importlib.import_module("transports.engine").QueueStatistics.__dataclass_fields__) == STATISTICS
 
 
-def test_importing_the_package_registers_both_schemes_and_does_not_import_celery() -> None:
+def test_importing_the_package_registers_its_schemes_and_does_not_import_celery() -> None:
     program = (
         "import sys, transports\n"
         "from kombu.transport import TRANSPORT_ALIASES, get_transport_cls\n"
         "print(sorted(name for name in TRANSPORT_ALIASES if name.startswith('liap-')))\n"
         "print(get_transport_cls('liap-memory').__name__, get_transport_cls('liap-priority').__name__)\n"
+        "print(get_transport_cls('liap-broker').__name__, get_transport_cls('liap-broker-priority').__name__)\n"
         "print('celery' in sys.modules)\n"
     )
 
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
 
     assert shown.stdout.splitlines() == [
-        "['liap-memory', 'liap-priority']",
+        "['liap-broker', 'liap-broker-priority', 'liap-memory', 'liap-priority']",
         "MemoryTransport PriorityTransport",
+        "ServedTransport PriorityTransport",
         "False",
     ]
