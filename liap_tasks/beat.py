@@ -12,7 +12,6 @@ longer than DEDUP_WINDOW_SECONDS the broker has forgotten the first. A warning s
 
 from __future__ import annotations
 
-import copy
 from datetime import datetime
 from typing import Any
 
@@ -81,19 +80,20 @@ def for_this_turn(app: Any, entry: Any) -> Any:
     """Return an entry whose deduplication key, if it has one, is that of the turn which is sent now."""
     if not _has_key(app, entry):
         return entry
-    turn = copy.copy(entry)
-    turn.args = [argument() if isinstance(argument, beat.BeatLazyFunc) else argument for argument in entry.args or ()]
-    turn.kwargs = {
+    args = [argument() if isinstance(argument, beat.BeatLazyFunc) else argument for argument in entry.args or ()]
+    kwargs = {
         name: argument() if isinstance(argument, beat.BeatLazyFunc) else argument
         for name, argument in (entry.kwargs or {}).items()
     }
     key = entry.options.get("dedup_key")
     if key is None:
         task = app.tasks[entry.task]
-        key = key_of(task.run, task.dedup_key, tuple(turn.args), turn.kwargs)
+        key = key_of(task.run, task.dedup_key, tuple(args), kwargs)
+    options = dict(entry.options)
     if key is not None:
-        turn.options = {**entry.options, "dedup_key": f"{key}@{turn_of(entry.schedule, app.now())}"}
-    return turn
+        options["dedup_key"] = f"{key}@{turn_of(entry.schedule, app.now())}"
+    # Not copy.copy: of an entry that takes the app from its schedule, which the original shares (celery 5.7).
+    return type(entry)(**{**dict(entry), "args": args, "kwargs": kwargs, "options": options})
 
 
 def turn_of(schedule: Any, now: datetime) -> int:
