@@ -11,7 +11,7 @@
      +- LetterInUseError(letter_id, state)        a stored dead letter is being sent, or waits no more
      +- LetterNotFoundError(letter_id)            also a LookupError
      +- RoutingError(router, key, nearest)       also a LookupError
-     +- ScheduleError          a delayed call cannot be moved on this broker
+     +- ScheduleError          delayed calls cannot be moved on this broker, or nobody here knows of them
      +- StoreVersionError(version, known)         the dead-letter store is newer than this package
 
 ``liap_tasks.DeadLetter`` is not an error but a verdict, see :mod:`liap_tasks.policies.dead_letter`. What the broker
@@ -142,7 +142,7 @@ class LetterNotFoundError(LiapError, LookupError):
 
 
 class ScheduleError(LiapError):
-    """A delayed call cannot be moved here; the text says why and what to do instead."""
+    """Delayed calls cannot be moved here, or not even be known; the text says why and what to do instead."""
 
 
 class RoutingError(LiapError, LookupError):

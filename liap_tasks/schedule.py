@@ -1,8 +1,9 @@
 """Delayed calls: which there are, and how to cancel or move them by task id.
 
 Where the broker holds delayed messages itself (``liap-memory://``, ``liap-priority://``) it is asked, and answers for
-all: a call is either still waiting there, and then cancelled or moved, or it has gone out. Elsewhere workers hold what
-they have received: they are asked, each for its own, a cancelled call is revoked, and a call cannot be moved.
+all: a call is either still waiting there, and then cancelled or moved, or it has gone out. Elsewhere (RabbitMQ, Redis)
+workers hold what they have received: they are asked, each for its own, a cancelled call is revoked, and a call cannot
+be moved. There a call that no worker has received yet is not known, and when no worker answers that is an error.
 """
 
 from __future__ import annotations
@@ -42,7 +43,10 @@ class ScheduledCall(BaseModel):
 
 
 def scheduled(app: LiapApp, *, queue: str | None = None, task: str | None = None) -> list[ScheduledCall]:
-    """Return the delayed calls, soonest first; only those of a queue or of a task if it is given."""
+    """Return the delayed calls, soonest first; only those of a queue or of a task if it is given.
+
+    Raises ScheduleError where workers hold them and none answers.
+    """
     calls = _held_by_broker(app) if app.broker_holds_delays else _held_by_workers(app)
     return sorted(
         (call for call in calls if queue in (None, call.queue) and task in (None, call.task)),
@@ -54,6 +58,7 @@ def cancel(app: LiapApp, task_id: str) -> bool:
     """Cancel a delayed call for good; False when none of this id is waiting any more.
 
     Held by the broker: exactly one of two happens, it is cancelled or it is delivered. Held by a worker: it is revoked.
+    Raises ScheduleError where workers hold them and none answers.
     """
     if app.broker_holds_delays:
         with _queues_with_delays(app) as (channel, names):
@@ -112,7 +117,12 @@ def _held_by_broker(app: LiapApp) -> Iterator[ScheduledCall]:
 
 
 def _held_by_workers(app: LiapApp) -> Iterator[ScheduledCall]:
-    answers: Any = app.control.inspect(timeout=ASK_SECONDS).scheduled() or {}
+    answers: Any = app.control.inspect(timeout=ASK_SECONDS).scheduled()
+    if answers is None:
+        raise ScheduleError(
+            f"no worker has answered within {ASK_SECONDS:g} s, and on this broker only workers know of delayed calls: "
+            "start one, or ask again"
+        )
     for worker, calls in answers.items():
         for call in calls:
             request = call["request"]

@@ -11,9 +11,11 @@ from rich.console import Console
 from rich.table import Table
 
 from liap_tasks.application import LiapApp
+from liap_tasks.commands.one_line import OneLineGroup
+from liap_tasks.configuration import broker_feature
 from liap_tasks.errors import ScheduleError
 from liap_tasks.schedule import ScheduledCall, cancel, reschedule, scheduled
-from transports import InvalidArgumentError
+from transports import get_broker
 
 __all__ = ["scheduled_command"]
 
@@ -22,10 +24,16 @@ def _app(context: click.Context) -> LiapApp:
     app: Any = context.obj.app
     if not isinstance(app, LiapApp):
         raise click.ClickException(f"app {app.main!r} is none of liap_tasks (create_app); choose one with -A")
+    url = app.conf.broker_url
+    if broker_feature(url, "in_process") and not get_broker(url).engine.queues:
+        raise ScheduleError(
+            f"{url} is in the memory of the program that uses it, and this is another: ask there, with "
+            "liap_tasks.schedule, or let them share a broker (MESSAGE_QUEUE_URL)"
+        )
     return app
 
 
-@click.group("scheduled")
+@click.group("scheduled", cls=OneLineGroup)
 def scheduled_command() -> None:
     """Delayed calls: list, cancel, reschedule."""
 
@@ -78,11 +86,7 @@ def reschedule_calls(
     if (countdown is None) == (eta is None):
         raise click.UsageError("give either --in or --at")
     app = _app(context)
-    try:
-        moved = {task_id: reschedule(app, task_id, countdown=countdown, eta=eta) for task_id in ids}
-    except (ScheduleError, InvalidArgumentError) as error:
-        raise click.ClickException(str(error)) from error
-    _report(moved, "rescheduled")
+    _report({task_id: reschedule(app, task_id, countdown=countdown, eta=eta) for task_id in ids}, "rescheduled")
 
 
 def _report(done: dict[str, bool], what: str) -> None:

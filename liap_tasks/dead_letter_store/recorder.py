@@ -37,7 +37,7 @@ logger = get_logger("liap_tasks.dead_letter_store")
 
 BATCH = 500
 LINGER = 0.05  # seconds that the first letter of a batch waits for others
-DRAIN_SECONDS = 0.25  # how long a stop may go unnoticed
+DRAIN_SECONDS = 0.05  # how long a stop may go unnoticed
 LAST_SECONDS = 3.0  # for what is still in the queue when the worker stops
 
 
