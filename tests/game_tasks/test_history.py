@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import queue
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from celery.signals import task_postrun
 
 from game_tasks import replay_game
 from game_tasks.application import app, game_events
 from game_tasks.archive import GameArchive, default_archive
 from game_tasks.events import GameEvent, GameEventType
 from liap_tasks import EmbeddedWorker, LiapApp
+from liap_tasks.testing import WorkerClock
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -27,18 +26,6 @@ def event(sequence: int, game: str = "g1", room: str = "r1") -> GameEvent:
         sequence=sequence,
         timestamp=START + timedelta(minutes=sequence),
     )
-
-
-@pytest.fixture
-def ended() -> Iterator[Callable[[], str]]:
-    names: queue.Queue[str] = queue.Queue()
-
-    def note(sender: Any = None, **_: Any) -> None:
-        names.put(sender.name)
-
-    task_postrun.connect(note, weak=False)
-    yield lambda: names.get(timeout=10)
-    task_postrun.disconnect(note)
 
 
 HEARD: list[int] = []
@@ -62,21 +49,26 @@ def heard(game_app: LiapApp) -> Iterator[list[int]]:
     [(None, [1, 2, 3, 4]), (3, [3, 4]), (START + timedelta(minutes=4), [4]), (9, [])],
 )
 def test_a_game_is_played_again_to_one_subscriber_in_order(
-    game_app: LiapApp, ended: Callable[[], str], heard: list[int], since: Any, numbers: list[int]
+    game_app: LiapApp,
+    liap_worker: EmbeddedWorker,
+    virtual_clock: WorkerClock,
+    heard: list[int],
+    since: Any,
+    numbers: list[int],
 ) -> None:
     default_archive().store_events([event(2), event(1), event(4), event(3), event(1, game="g2", room="r2")])
-    with EmbeddedWorker(game_app):
-        assert replay_game("g1", "tests.historian", since=since) == len(numbers)
-        assert [ended() for _ in numbers] == ["tests.historian"] * len(numbers)
+    assert replay_game("g1", "tests.historian", since=since) == len(numbers)
+    virtual_clock.settle()
     assert heard == numbers
 
 
-def test_a_game_can_be_played_again_twice(game_app: LiapApp, ended: Callable[[], str], heard: list[int]) -> None:
+def test_a_game_can_be_played_again_twice(
+    game_app: LiapApp, liap_worker: EmbeddedWorker, virtual_clock: WorkerClock, heard: list[int]
+) -> None:
     default_archive().store_event(event(1))
-    with EmbeddedWorker(game_app):
-        for _ in range(2):
-            replay_game("g1", "tests.historian")
-            ended()
+    for _ in range(2):
+        replay_game("g1", "tests.historian")
+    virtual_clock.settle()
     assert heard == [1, 1]
 
 

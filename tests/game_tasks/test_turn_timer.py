@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Any
 
@@ -15,9 +14,9 @@ from game_tasks.table import play_game
 from game_tasks.turn_timer import TurnTimer, decide_in_time
 from game_tasks.views import PlayerView
 from liap_tasks import EmbeddedWorker, LiapApp, schedule
+from liap_tasks.testing import WorkerClock
 from tests.game_tasks.test_game_tasks import some_views
 from tests.game_tasks.test_hasty import hasty_answer
-from transports import VirtualClock
 
 
 @pytest.fixture
@@ -25,36 +24,33 @@ def question() -> tuple[PlayerView, DecisionKind]:
     return next(some_views(1))
 
 
-@pytest.fixture
-def worker(game_app: LiapApp) -> Iterator[None]:
-    with EmbeddedWorker(game_app):
-        yield
-
-
 def test_an_answer_in_time_stops_the_clock(
-    game_app: LiapApp, clock: VirtualClock, question: tuple[PlayerView, DecisionKind], worker: None
+    game_app: LiapApp,
+    virtual_clock: WorkerClock,
+    question: tuple[PlayerView, DecisionKind],
+    liap_worker: EmbeddedWorker,
 ) -> None:
     timer = TurnTimer(*question, seconds=30)
     assert [call.id for call in schedule.scheduled(game_app)] == [timer.id]
-    clock.advance(29)
+    virtual_clock.advance(29)
     assert timer.stop()
-    clock.advance(60)
+    virtual_clock.advance(3600)
     assert not timer.ended.done()
     assert schedule.scheduled(game_app) == []
 
 
 def test_when_time_is_up_the_bot_plays_and_the_player_is_too_late(
-    clock: VirtualClock, question: tuple[PlayerView, DecisionKind], worker: None
+    virtual_clock: WorkerClock, question: tuple[PlayerView, DecisionKind], liap_worker: EmbeddedWorker
 ) -> None:
     view, kind = question
     timer = TurnTimer(view, kind, seconds=30, seed=5)
-    clock.advance(30)
+    virtual_clock.advance(30)
     assert timer.move(timeout=10) == bot.decide(view, kind, seed=5)
     assert not timer.stop()
 
 
 def test_a_table_hears_who_is_quick_and_lets_the_bot_play_for_who_is_not(
-    game_app: LiapApp, clock: VirtualClock, worker: None
+    game_app: LiapApp, virtual_clock: WorkerClock, liap_worker: EmbeddedWorker
 ) -> None:
     asked: list[str] = []
 
@@ -64,7 +60,7 @@ def test_a_table_hears_who_is_quick_and_lets_the_bot_play_for_who_is_not(
         if len(asked) % 7:
             answer.set_result(bot.decide(view, kind, seed=1))
         else:  # this one has fallen asleep
-            threading.Thread(target=clock.advance, args=(20,)).start()
+            threading.Thread(target=virtual_clock.advance, args=(20,)).start()
         return answer
 
     result = play_game(3, decide_in_time(ask, seconds=20, seed=1))
@@ -74,7 +70,10 @@ def test_a_table_hears_who_is_quick_and_lets_the_bot_play_for_who_is_not(
 
 
 def test_without_a_worker_the_hasty_stand_in_plays_in_the_end(
-    game_app: LiapApp, question: tuple[PlayerView, DecisionKind], monkeypatch: pytest.MonkeyPatch
+    game_app: LiapApp,
+    virtual_clock: WorkerClock,
+    question: tuple[PlayerView, DecisionKind],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(turn_timer, "ANSWER_SECONDS", 0.02)
     asleep: Future[Move] = Future()
@@ -83,7 +82,9 @@ def test_without_a_worker_the_hasty_stand_in_plays_in_the_end(
     assert schedule.scheduled(game_app) == []
 
 
-def test_a_person_s_refusal_to_answer_is_an_error_of_the_table(clock: VirtualClock, worker: None) -> None:
+def test_a_person_s_refusal_to_answer_is_an_error_of_the_table(
+    virtual_clock: WorkerClock, liap_worker: EmbeddedWorker
+) -> None:
     def ask(view: PlayerView, kind: DecisionKind) -> Future[Any]:
         answer: Future[Any] = Future()
         answer.set_exception(ConnectionResetError(view.player_id))

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import queue
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from celery.signals import task_postrun
 
 from game_tasks import publish, subscribe
 from game_tasks.events import GameEvent, GameEventType, UnknownVersionError
+from game_tasks.subscribers import RECORD_SECONDS
 from game_tasks.versions import upcast
-from liap_tasks import DeadLetterReason, EmbeddedWorker, LiapApp, dead_letters
+from liap_tasks import DeadLetterReason, EmbeddedWorker, LiapApp
+from liap_tasks.testing import DeadLetters, WorkerClock
 
 
 def with_round(event: dict[str, Any]) -> dict[str, Any]:
@@ -50,21 +50,15 @@ def test_a_version_nobody_knows_is_refused_and_named(version: object) -> None:
     assert caught.value.reason is DeadLetterReason.UNKNOWN_VERSION
 
 
-def test_an_event_of_the_future_waits_among_the_dead_letters(game_app: LiapApp) -> None:
-    ended: queue.Queue[tuple[str, str]] = queue.Queue()
-
-    def note(sender: Any = None, state: str = "", **_: Any) -> None:
-        ended.put((sender.name, state))
-
+def test_an_event_of_the_future_waits_among_the_dead_letters(
+    game_app: LiapApp, liap_worker: EmbeddedWorker, virtual_clock: WorkerClock, dead_letters: DeadLetters
+) -> None:
     known = GameEvent(event_type=GameEventType.GAME_PAUSED, room_id="r1", sequence=1)
-    task_postrun.connect(note)
-    with EmbeddedWorker(game_app, queues=["game_tasks.record"]):
-        publish(known.model_copy(update={"schema_version": 99}))
-        assert ended.get(timeout=10) == ("game_tasks.record", "FAILURE")
-    (letter,) = dead_letters.peek(game_app)
-    assert (letter.reason, letter.task) == (DeadLetterReason.UNKNOWN_VERSION, "game_tasks.record")
-    assert letter.args is not None
-    assert letter.args[0]["schema_version"] == 99
+    publish(known.model_copy(update={"schema_version": 99}))
+    virtual_clock.advance(RECORD_SECONDS)
+    [letter] = dead_letters.of(task="game_tasks.record")
+    assert letter.reason == DeadLetterReason.UNKNOWN_VERSION
+    assert dead_letters.call_of(letter).args[0]["schema_version"] == 99
 
 
 def test_a_subscriber_needs_to_say_what_it_wants(game_app: LiapApp) -> None:
