@@ -64,10 +64,12 @@ def reset_broker(url: str, *, clock: Clock | None = None) -> SharedBroker:
 def discard_broker(url: str) -> None:
     """Forget the broker that ``url`` means, with all that is in it; the next connection makes a new one.
 
-    Connections that are open keep it.
+    Connections that are open keep it, but nothing happens in it by itself any more.
     """
     with _lock:
-        _brokers.pop(_scheme_and_vhost(url), None)
+        broker = _brokers.pop(_scheme_and_vhost(url), None)
+    if broker is not None:
+        broker.retire()
 
 
 def _scheme_and_vhost(url: str) -> tuple[str, str]:

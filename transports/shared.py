@@ -40,6 +40,7 @@ class SharedBroker:
     def __init__(self, vhost: str, *, clock: Clock | None = None, default_arguments: Mapping[str, Any]) -> None:
         self.lock = threading.RLock()
         self.forked = False
+        self._retired = False
         self._changed = threading.Condition(self.lock)
         self._room = threading.Condition(self.lock)
         self._timer: threading.Thread | None = None
@@ -117,7 +118,7 @@ class SharedBroker:
 
     def _wake_timer(self) -> None:
         # Called by the engine, so the lock is held. A virtual clock fires the timers itself.
-        if isinstance(self._clock, VirtualClock):
+        if self._retired or isinstance(self._clock, VirtualClock):
             return
         if self._timer is None:
             self._timer = threading.Thread(
@@ -131,7 +132,7 @@ class SharedBroker:
         """Run what comes due; end when nothing has been due for a while."""
         with self.lock:
             try:
-                while not self.forked:
+                while not (self.forked or self._retired):
                     due = self.engine.next_due()
                     if due is None:
                         if not self._changed.wait(TIMER_LINGER) and self.engine.next_due() is None:
@@ -144,6 +145,12 @@ class SharedBroker:
                         self.engine.run_due()
             finally:
                 self._timer = None
+
+    def retire(self) -> None:
+        """End the timer's thread: from now on what is due happens only with the next operation."""
+        with self.lock:
+            self._retired = True
+            self._changed.notify_all()
 
     def mark_forked(self) -> None:
         """Make this copy unusable: it lives in a forked child now. Its lock may have been held, so it gets another."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
@@ -25,62 +24,73 @@ from liap_tasks.dead_letter_store import DeadLetterStore, LetterFilter
 from liap_tasks.dead_letter_store.sending import send
 from liap_tasks.dead_letter_store.upkeep import TOMBSTONE_SECONDS, Upkeep, purge_old, replay_due
 from liap_tasks.errors import DeadLetterError
+from liap_tasks.testing import DeadLetters, WorkerClock
 from tests.liap_tasks.conftest import DEADLINE, Outcomes
 from tests.liap_tasks.dead_letter_store.conftest import Clock, letter
-from tests.liap_tasks.dead_letter_store.test_recorder import NEVER, NewApp, letters_in, wait_for
+from tests.liap_tasks.dead_letter_store.test_recorder import NEVER, NewApp, wait_for
 
-SOON = DeadLetterPolicy(max_retries=2, retry_delay=0.05, exponential_backoff=False)
+MINUTE = DeadLetterPolicy(max_retries=2, retry_delay=60, exponential_backoff=False)
+
+
+@pytest.fixture
+def liap_settings(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Keep the letters in each database for the tests that ask for one."""
+    if "store_url" not in request.fixturenames:
+        return {}
+    return {"dlq_store_url": request.getfixturevalue("store_url")}
 
 
 def test_a_dead_letter_is_replayed_when_it_is_due_and_succeeds(
-    new_app: NewApp, store_url: str, outcomes: Outcomes
+    liap_app: LiapApp,
+    liap_worker: EmbeddedWorker,
+    virtual_clock: WorkerClock,
+    dead_letters: DeadLetters,
+    store_url: str,
+    outcomes: Outcomes,
 ) -> None:
-    app = new_app(dlq_store_url=store_url)
     seen: list[tuple[int, MessageMetadata]] = []
 
-    @app.task(
+    @liap_app.task(
         shared=False,
         bind=True,
         name="tests.second_life",
-        retry_policy=RetryPolicy(max_retries=1, initial_delay=0.001, jitter=False),
-        dead_letter_policy=SOON,
+        retry_policy=RetryPolicy(max_retries=1, initial_delay=1, jitter=False),
+        dead_letter_policy=MINUTE,
     )
     def second_life(self: Any, game: str) -> None:
         seen.append((self.attempt, self.metadata))
         if len(seen) <= 2:
             raise ValueError
 
-    with EmbeddedWorker(app, pool="solo"):
-        sent = second_life.apply_async(("game-1",), priority=7, metadata_correlation_id="req")
-        ended = [outcomes.next() for _ in range(3)]
-        (recorded,) = letters_in(app, 1)
-        wait_for(lambda: app.dead_letter_store.get(recorded.id).state == "replayed")
+    sent = second_life.apply_async(("game-1",), priority=7, metadata_correlation_id="req")
+    virtual_clock.advance(60)
+    [recorded] = dead_letters
+    assert (recorded.state, len(seen)) == ("scheduled", 2)
+    virtual_clock.advance(1)
 
+    ended = [outcomes.next() for _ in range(3)]
     assert [(one.id, one.state) for one in ended] == [(sent.id, state) for state in ("RETRY", "FAILURE", "SUCCESS")]
     assert [attempt for attempt, _ in seen] == [1, 2, 1]  # a fresh count of attempts
     metadata = seen[-1][1]
     assert (metadata.replayed_from, metadata.replays, metadata.attempts) == (recorded.id, 1, ())
     assert metadata.correlation_id == "req"
-    replayed = app.dead_letter_store.get(recorded.id)
-    assert (replayed.replayed_as, replayed.due_at) == (None, None)
-    assert replayed.replayed_at is not None
-    assert replayed.replayed_at >= recorded.died_at + 0.05
+    [replayed] = dead_letters.of(state="replayed")
+    assert (replayed.id, replayed.replayed_as, replayed.due_at) == (recorded.id, None, None)
+    assert replayed.replayed_at == pytest.approx(recorded.died_at + 60)
 
 
 def test_automatic_retries_are_counted_over_all_lives_of_a_message(
-    new_app: NewApp, store_url: str, outcomes: Outcomes
+    liap_app: LiapApp, liap_worker: EmbeddedWorker, virtual_clock: WorkerClock, store_url: str, outcomes: Outcomes
 ) -> None:
-    app = new_app(dlq_store_url=store_url)
-
-    @app.task(shared=False, name="tests.hopeless", retry_policy=NEVER, dead_letter_policy=SOON)
+    @liap_app.task(shared=False, name="tests.hopeless", retry_policy=NEVER, dead_letter_policy=MINUTE)
     def hopeless() -> None:
         raise ValueError
 
-    with EmbeddedWorker(app, pool="solo"):
-        hopeless.delay()
-        assert outcomes.states(3) == ["FAILURE"] * 3
-        wait_for(lambda: app.dead_letter_store.stats().by_state == {"replayed": 2, "dead": 1})
-    first, second, third = app.dead_letter_store.list()
+    hopeless.delay()
+    virtual_clock.advance(3600)
+    assert outcomes.states(3) == ["FAILURE"] * 3
+    assert liap_app.dead_letter_store.stats().by_state == {"replayed": 2, "dead": 1}
+    first, second, third = liap_app.dead_letter_store.list()
     assert [one.replays for one in (first, second, third)] == [0, 1, 2]
     assert (first.replayed_from, second.replayed_from, third.replayed_from) == (None, first.id, second.id)
     assert (first.replayed_as, second.replayed_as, third.replayed_as) == (second.id, third.id, None)
@@ -88,7 +98,7 @@ def test_automatic_retries_are_counted_over_all_lives_of_a_message(
 
 
 @pytest.mark.parametrize(
-    ("error", "settings", "state"),
+    ("error", "liap_settings", "state"),
     [
         (ValueError(), {}, "scheduled"),
         (ValueError(), {"dlq_max_retries": 0}, "dead"),
@@ -96,61 +106,56 @@ def test_automatic_retries_are_counted_over_all_lives_of_a_message(
     ],
 )
 def test_a_task_without_a_policy_has_that_of_the_settings(
-    new_app: NewApp, tmp_path: Any, error: Exception, settings: dict[str, Any], state: str
+    liap_app: LiapApp, liap_worker: EmbeddedWorker, dead_letters: DeadLetters, error: Exception, state: str
 ) -> None:
-    url = f"sqlite:///{tmp_path}/letters.sqlite3"
-    app = new_app(dlq_store_url=url, dlq_retry_delay=600, dlq_retention_hours=2, **settings)
-
-    @app.task(shared=False, name="tests.plain", retry_policy=NEVER)
+    @liap_app.task(shared=False, name="tests.plain", retry_policy=NEVER)
     def plain() -> None:
         raise error
 
-    with EmbeddedWorker(app):
-        plain.delay()
-        (found,) = letters_in(app, 1)
+    plain.delay()
+    found = dead_letters.wait()
     assert found.state == state
-    assert found.due_at == (found.died_at + 600 if state == "scheduled" else None)
-    assert found.expires_at == pytest.approx(time.time() + 7200, abs=60)
+    assert found.due_at == (found.died_at + 60 if state == "scheduled" else None)
+    assert found.expires_at == pytest.approx(time.time() + 24 * 3600, abs=60)
 
 
-def test_a_call_with_a_deadline_is_not_retried_by_itself(new_app: NewApp, tmp_path: Any) -> None:
-    app = new_app(dlq_store_url=f"sqlite:///{tmp_path}/letters.sqlite3")
-
-    @app.task(shared=False, name="tests.asked", retry_policy=NEVER)
+def test_a_call_with_a_deadline_is_not_retried_by_itself(
+    liap_app: LiapApp, liap_worker: EmbeddedWorker, dead_letters: DeadLetters
+) -> None:
+    @liap_app.task(shared=False, name="tests.asked", retry_policy=NEVER)
     def asked() -> None:
         raise ValueError
 
-    with EmbeddedWorker(app):
-        asked.apply_async(answer_within=60)
-        (found,) = letters_in(app, 1)
-    assert (found.reason, found.state) == ("retries_exhausted", "dead")
+    asked.apply_async(answer_within=60)
+    assert dead_letters.wait(task="tests.asked", reason="retries_exhausted").state == "dead"
 
 
 def test_a_schedule_outlives_the_worker_and_can_be_cancelled(
-    new_app: NewApp, outcomes: Outcomes, tmp_path: Any
+    liap_app: LiapApp, virtual_clock: WorkerClock, dead_letters: DeadLetters
 ) -> None:
-    app = new_app(dlq_store_url=f"sqlite:///{tmp_path}/letters.sqlite3", dlq_retry_delay=600)
+    ran: list[int] = []
     fine = threading.Event()
 
-    @app.task(shared=False, name="tests.later", retry_policy=NEVER)
+    @liap_app.task(shared=False, name="tests.later", retry_policy=NEVER, dead_letter_policy=MINUTE)
     def later(number: int) -> None:
         if not fine.is_set():
             raise ValueError
+        ran.append(number)
 
-    with EmbeddedWorker(app, pool="solo"):
+    with EmbeddedWorker(liap_app):
         later.delay(1)
         later.delay(2)
-        assert outcomes.states(2) == ["FAILURE"] * 2
+        virtual_clock.settle()
     fine.set()
-    scheduled = app.dead_letter_store.list(LetterFilter(states=("scheduled",)))
-    cancelled, kept = sorted(scheduled, key=lambda one: bool(json.loads(one.body)[0] == [2]))
-    assert app.dead_letter_store.cancel_schedule(LetterFilter(ids=(cancelled.id,))) == 1
-    assert app.dead_letter_store.schedule(LetterFilter(ids=(kept.id,)), time.time()) == 1
-
-    with EmbeddedWorker(app, pool="solo"):
-        assert outcomes.next().id == kept.task_id
-    assert app.dead_letter_store.get(kept.id).state == "replayed"
-    assert app.dead_letter_store.get(cancelled.id).state == "dead"
+    cancelled, kept = sorted(dead_letters, key=lambda one: int(dead_letters.call_of(one).args[0]))
+    assert liap_app.dead_letter_store.cancel_schedule(LetterFilter(ids=(cancelled.id,))) == 1
+    virtual_clock.advance(3600)  # nobody looks after the store now
+    with EmbeddedWorker(liap_app):
+        virtual_clock.settle()
+        virtual_clock.advance(0)
+    assert ran == [2]
+    assert [one.id for one in dead_letters.of(state="replayed")] == [kept.id]
+    assert [one.id for one in dead_letters.of(state="dead")] == [cancelled.id]
 
 
 def test_two_that_look_after_one_store_send_each_due_letter_once(
@@ -290,17 +295,16 @@ def test_a_letter_for_a_queue_that_nobody_has_is_not_sent_into_nowhere(app: Liap
 
 
 def test_a_replayed_event_reaches_only_the_subscriber_in_whose_queue_it_died(
-    new_app: NewApp, outcomes: Outcomes, tmp_path: Any
+    liap_app: LiapApp, virtual_clock: WorkerClock
 ) -> None:
-    app = new_app(dlq_store_url=f"sqlite:///{tmp_path}/letters.sqlite3")
-    events = EventExchange(app, "tests.events")
+    events = EventExchange(liap_app, "tests.events")
     heard: list[str] = []
 
-    @app.task(shared=False, name="tests.steady")
+    @liap_app.task(shared=False, name="tests.steady")
     def steady(event: Any) -> None:
         heard.append("steady")
 
-    @app.task(shared=False, name="tests.shaky", retry_policy=NEVER, dead_letter_policy=SOON)
+    @liap_app.task(shared=False, name="tests.shaky", retry_policy=NEVER, dead_letter_policy=MINUTE)
     def shaky(event: Any) -> None:
         heard.append("shaky")
         if heard.count("shaky") == 1:
@@ -308,9 +312,9 @@ def test_a_replayed_event_reaches_only_the_subscriber_in_whose_queue_it_died(
 
     for name in ("tests.steady", "tests.shaky"):
         events.subscribe("game.#", name)
-    with EmbeddedWorker(app, pool="solo"):
+    with EmbeddedWorker(liap_app):
         events.publish("game.started", {"room": "r1"})
-        assert sorted(outcomes.states(3)) == ["FAILURE", "SUCCESS", "SUCCESS"]
+        virtual_clock.advance(60)
     assert sorted(heard) == ["shaky", "shaky", "steady"]
 
 
@@ -322,9 +326,9 @@ def test_old_letters_are_purged_and_their_tombstones_forgotten(store: DeadLetter
     assert store.stats().by_state == {"purged": 1}
 
 
-def test_a_worker_purges_what_is_too_old(new_app: NewApp, tmp_path: Any) -> None:
-    app = new_app(dlq_store_url=f"sqlite:///{tmp_path}/letters.sqlite3")
-    app.dead_letter_store.record([letter("old", expires_at=time.time() - 1), letter("young")])
-    with EmbeddedWorker(app):
-        wait_for(lambda: app.dead_letter_store.get("old").state == "purged")
-    assert app.dead_letter_store.get("young").state == "dead"
+def test_a_worker_purges_what_is_too_old(liap_app: LiapApp) -> None:
+    store = liap_app.dead_letter_store
+    store.record([letter("old", expires_at=time.time() - 1), letter("young")])
+    with EmbeddedWorker(liap_app):
+        wait_for(lambda: store.get("old").state == "purged")
+    assert store.get("young").state == "dead"
