@@ -25,6 +25,7 @@ from celery import Celery, current_task
 from celery._state import connect_on_app_finalize
 from celery.app.amqp import AMQP
 from celery.app.base import pydantic_wrapper  # type: ignore[attr-defined]  # not in the stubs
+from celery.backends.rpc import RPCBackend
 from kombu import Queue
 from kombu.exceptions import OperationalError
 from pydantic import BaseModel
@@ -37,11 +38,14 @@ from liap_tasks.dead_letter_store.bootstep import KeepsDeadLetters
 from liap_tasks.dead_letter_store.database import ALLOWED as STORE_URLS
 from liap_tasks.errors import ConfigurationError
 from liap_tasks.events import EventExchange
-from liap_tasks.keys import check_broker_honours_keys, check_queue_honours_keys, headers_of_keys
+from liap_tasks.keys import KEY_HEADERS, check_broker_honours_keys, check_queue_honours_keys, headers_of_keys
+from liap_tasks.lane import Lane
 from liap_tasks.metadata import HEADER, MessageMetadata, deadline_in
 from liap_tasks.policies import DeadLetterPolicy
 from liap_tasks.policies.deadline import deadline_from
+from liap_tasks.prepared_calls import PreparedCalls
 from liap_tasks.replies import Replies
+from liap_tasks.reply_backend import ReplyBackend
 from liap_tasks.routing import Router
 from liap_tasks.settings import Settings, load_settings
 from liap_tasks.task_statistics import TaskStatistics
@@ -160,6 +164,8 @@ class LiapApp(Celery):
         self._replies: Replies | None = None
         self._publishing_threads: ThreadPoolExecutor | None = None
         self.task_statistics = TaskStatistics()
+        self.lane = Lane(self)
+        self.prepared_calls = PreparedCalls(self, self.lane)
         self.event_exchanges: dict[str, EventExchange] = {}
         self.embedded_workers: list[Refreshable] = []
         super().__init__(main, **options)
@@ -186,6 +192,13 @@ class LiapApp(Celery):
         """The worker of the ``celery worker`` program."""
         worker: Any = "liap_tasks.worker.program:LiapWorker"  # imported when it is asked for
         return self.subclass_with_self(worker)
+
+    def _get_backend(self) -> Any:
+        """Return the result backend that the configuration names, in our own form if it is ``rpc://``."""
+        backend: Any = super()._get_backend()  # type: ignore[misc]  # not in the stubs
+        is_rpc = type(backend) is RPCBackend
+        url: Any = backend.url
+        return ReplyBackend(app=self, url=url) if is_rpc else backend
 
     @property
     def replies(self) -> Replies:
@@ -385,7 +398,8 @@ class LiapApp(Celery):
                 name, ordering_key=options.pop("ordering_key", None), dedup_key=options.pop("dedup_key", None)
             )
         )
-        check_broker_honours_keys(name, headers, self.conf.broker_write_url or self.conf.broker_url)
+        if not KEY_HEADERS.isdisjoint(headers):
+            check_broker_honours_keys(name, headers, self.conf.broker_write_url or self.conf.broker_url)
         priority = options.get("priority")
         if priority is not None:
             options["priority"] = int(priority)
@@ -397,6 +411,10 @@ class LiapApp(Celery):
                 countdown = eta = None
                 if delay > 0:
                     headers["x-delay"] = round(delay * 1000)
+        if not (countdown or eta):
+            result = self.prepared_calls.publish(name, args, kwargs, headers, options)
+            if result is not None:
+                return result
         try:
             return super().send_task(name, args, kwargs, countdown=countdown, eta=eta, headers=headers, **options)
         except OperationalError as error:

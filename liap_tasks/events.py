@@ -24,6 +24,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import NAMESPACE_URL, UUID, uuid4, uuid5
 
+from amqp.exceptions import RecoverableConnectionError
 from kombu import Exchange, Queue, binding
 from pydantic import BaseModel
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["EVENT_HEADER", "EVENT_TASK", "EventExchange", "Subscription", "delivery_id"]
 
 EVENT_TASK = "liap_tasks.event"
+PERSISTENT = 2
 EVENT_HEADER = "x-event"
 """Header of an event's message: {exchange, routing_key} of its publish, whatever queue it came to and by what way."""
 
@@ -211,29 +213,33 @@ class EventExchange:
         identity = str(event_id or uuid4())
         payload = body.model_dump(mode="json") if isinstance(body, BaseModel) else body
         sent: dict[str, Any] = dict(headers or {})
-        if self.app.conf.task_always_eager:
+        if self.app.prepared_calls.eager:
             self._tell(identity, routing_key, payload, headers, ordering_key)
             self._run_eagerly(identity, routing_key, payload, sent)
             return identity
         sent[EVENT_HEADER] = {"exchange": self.exchange.name, "routing_key": routing_key}
         if ordering_key is not None:
             sent["x-group-id"] = ordering_key
-        message = self.app.amqp.create_task_message(identity, EVENT_TASK, args=[payload], argsrepr=f"({routing_key},)")
-        metadata = self.app.new_metadata().as_headers()
-        with self.app.producer_or_acquire() as producer:
-            self._declare_once(producer)
-            producer.publish(
-                message.body,
-                exchange=self.exchange.name,
-                routing_key=routing_key,
-                headers={**message.headers, **metadata, **sent},
-                serializer=self.app.conf.task_serializer,
-                delivery_mode=2,
-                priority=int(MessagePriority.NORMAL if priority is None else priority),
-                retry=True,
-                retry_policy=self.app.conf.task_publish_retry_policy,
-                **message.properties,
-            )
+        message = self.app.amqp.create_task_message(
+            identity, EVENT_TASK, args=[payload], argsrepr=f"({routing_key},)", kwargsrepr="{}"
+        )
+        carried = {**message.headers, **self.app.new_metadata().as_headers(), **sent}
+        level = int(MessagePriority.NORMAL if priority is None else priority)
+        if not self._publish_in_lane(message, routing_key, carried, level):
+            with self.app.producer_or_acquire() as producer:
+                self._declare_once(producer.channel)
+                producer.publish(
+                    message.body,
+                    exchange=self.exchange.name,
+                    routing_key=routing_key,
+                    headers=carried,
+                    serializer=self.app.conf.task_serializer,
+                    delivery_mode=PERSISTENT,
+                    priority=level,
+                    retry=True,
+                    retry_policy=self.app.conf.task_publish_retry_policy,
+                    **message.properties,
+                )
         self._tell(identity, routing_key, payload, headers, ordering_key)
         return identity
 
@@ -302,19 +308,39 @@ class EventExchange:
                 task: Any = self.app.tasks[name]
                 task.apply_async((payload,), task_id=delivery_id(identity, name), headers=headers or None)
 
-    def _declare_once(self, producer: Any) -> None:
+    def _publish_in_lane(self, message: Any, routing_key: str, headers: dict[str, Any], priority: int) -> bool:
+        """Publish without kombu's detours where that can be done; False where it cannot."""
+        try:
+            lane = self.app.lane.channel()
+            if lane is None:
+                return False
+            self._declare_once(lane.channel)
+            lane.publish(
+                message.body,
+                serializer=self.app.prepared_calls.frame().serializer,
+                exchange=self.exchange.name,
+                routing_key=routing_key,
+                headers=headers,
+                properties={"delivery_mode": PERSISTENT, **message.properties},
+                priority=priority,
+            )
+        except RecoverableConnectionError:  # closed by another thread this very moment
+            return False
+        return True
+
+    def _declare_once(self, channel: Any) -> None:
         """Declare the exchange and every subscriber's queue, once for each established connection.
 
         Why the publisher does it: an event published before a subscriber's queue exists would pass it by.
         """
-        established = producer.channel.connection
+        established = channel.connection
         changes = self._changes
         if self._declared.get(established) == changes:
             return
         with self._declaring:
-            self.exchange.bind(producer.channel).declare()
+            self.exchange.bind(channel).declare()
             for queue in list(self.queues().values()):
-                queue.bind(producer.channel).declare()
+                queue.bind(channel).declare()
             self._declared[established] = changes
 
 

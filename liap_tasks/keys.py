@@ -20,6 +20,7 @@ from liap_tasks.dead_letters import CONTINUES_HEADER
 from transports import CAPABILITIES, InvalidArgumentError
 
 __all__ = [
+    "KEY_HEADERS",
     "Key",
     "check_broker_honours_keys",
     "check_queue_honours_keys",
@@ -47,6 +48,9 @@ _NEEDS = {
     GROUP_HEADER: _Need("x-message-groups", "message_groups", "ordering_key"),
     DEDUPLICATION_HEADER: _Need("x-deduplication-window", "deduplication", "dedup_key"),
 }
+
+
+KEY_HEADERS = frozenset(_NEEDS)
 
 
 def key_of(function: Callable[..., Any], key: Key, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:

@@ -57,7 +57,20 @@ class MessageMetadata(BaseModel):
 
     def as_headers(self) -> dict[str, Any]:
         """Return the header that carries this."""
-        return {HEADER: self.model_dump(mode="json", exclude_none=True, exclude=None if self.replays else {"replays"})}
+        # By hand: with every publish, and pydantic takes ten times as long.
+        table: dict[str, Any] = {"source": self.source}
+        if self.correlation_id is not None:
+            table["correlation_id"] = self.correlation_id
+        if self.timestamp is not None:
+            table["timestamp"] = self.timestamp
+        table["attempts"] = [attempt.model_dump(mode="json") for attempt in self.attempts]
+        if self.deadline is not None:
+            table["deadline"] = self.deadline
+        if self.replayed_from is not None:
+            table["replayed_from"] = self.replayed_from
+        if self.replays:
+            table["replays"] = self.replays
+        return {HEADER: table}
 
     def after(self, attempt: Attempt) -> MessageMetadata:
         """Return the same with one more failed attempt."""

@@ -21,6 +21,7 @@ from liap_tasks import (
     RetryPolicy,
     dead_letters,
 )
+from liap_tasks.metadata import Attempt
 from tests.liap_tasks.conftest import Outcomes
 from transports import VirtualClock, reset_broker
 
@@ -288,3 +289,19 @@ def test_results_still_reach_a_caller_that_set_a_correlation_id(app: LiapApp) ->
     with EmbeddedWorker(app):
         result = answers.apply_async(delivery=DeliveryOptions(correlation_id="game-7"), ignore_result=False)
         assert result.get(timeout=5) == 42
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        MessageMetadata(),
+        MessageMetadata(source="game", correlation_id="c", timestamp=1.5, deadline=2.5, replayed_from="l", replays=2),
+        MessageMetadata().after(Attempt(number=1, at=3.5, error="KeyError", message="'x'")),
+    ],
+)
+def test_metadata_written_by_hand_are_what_the_model_says(metadata: MessageMetadata) -> None:
+    written = metadata.as_headers()
+    assert MessageMetadata.from_headers(written) == metadata
+    assert written["liap"] == metadata.model_dump(
+        mode="json", exclude_none=True, exclude=None if metadata.replays else {"replays"}
+    )

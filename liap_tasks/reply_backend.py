@@ -1,0 +1,51 @@
+"""Celery's ``rpc://`` result backend, sending its replies by the :mod:`lane <liap_tasks.lane>` where there is one.
+
+An answer is a publish like the call was, and costs the worker as much as the task itself when it takes a producer from
+kombu's pool. What is sent, and to which queue, is Celery's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from amqp.exceptions import RecoverableConnectionError
+from celery.backends.rpc import RPCBackend
+
+if TYPE_CHECKING:
+    from liap_tasks.application import LiapApp
+
+__all__ = ["ReplyBackend"]
+
+
+class ReplyBackend(RPCBackend):
+    """Sends a task's result and state to the reply queue of its caller."""
+
+    if TYPE_CHECKING:
+        app: LiapApp
+        delivery_mode: int
+        serializer: str
+
+    def store_result(
+        self, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None, **options: Any
+    ) -> Any:
+        """Send a result; see Celery's ``store_result``."""
+        lane = self.app.lane.channel()
+        if lane is None:
+            return super().store_result(task_id, result, state, traceback, request, **options)
+        queue, correlation_id = self.destination_for(task_id, request)
+        if not queue:
+            return None
+        properties = {"correlation_id": correlation_id, "delivery_mode": self.delivery_mode}
+        try:
+            lane.publish(
+                self._to_result(task_id, state, result, traceback, request),  # type: ignore[attr-defined]  # as above
+                serializer=self.serializer,
+                exchange="",
+                routing_key=queue,
+                headers={},
+                properties=properties,
+                priority=0,
+            )
+        except RecoverableConnectionError:  # closed by another thread this very moment
+            return super().store_result(task_id, result, state, traceback, request, **options)
+        return result
