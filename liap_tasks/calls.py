@@ -156,6 +156,30 @@ def publish_now(task: LiapTask, args: Args, kwargs: Kwargs, *, timeout: float, *
         raise
 
 
+def submit(task: LiapTask, args: Args, kwargs: Kwargs, **options: Any) -> AwaitableResult:
+    """Publish a call in this thread and return its result's handle, whose future many calls may be waited for with.
+
+    options: ``apply_async``'s. Raises what it raises; ConfigurationError for a result backend that can only be asked.
+    """
+    app = task.app
+    if app.conf.task_always_eager:
+        return _done(task, task.apply_async(args, dict(kwargs), **options))
+    if not isinstance(app.backend, RPCBackend):
+        raise ConfigurationError("result_backend", type(app.backend).__name__, "rpc://, for futures")
+    task_id = options.pop("task_id", None) or str(uuid4())
+    answer = app.replies.expect(task_id)
+    try:
+        with app.replies.named():
+            task.apply_async(args, dict(kwargs), task_id=task_id, **{**options, "ignore_result": False})
+    except BaseException:
+        app.replies.forget(task_id)
+        raise
+    result = AwaitableResult(task_id, app=app)
+    result.ignored = False
+    result._answer = answer
+    return result
+
+
 class _Sending:
     """A publish under way in one of the publishing threads."""
 

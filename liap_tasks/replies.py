@@ -13,9 +13,9 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -78,6 +78,20 @@ class Replies:
         """Let what this thread publishes be answered to the reply queue."""
         app: Any = self._app
         app._local.oid = self.oid
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Let what this thread publishes meanwhile be answered to the reply queue."""
+        local: Any = self._app._local  # type: ignore[attr-defined]  # not in the stubs
+        before = getattr(local, "oid", None)
+        local.oid = self.oid
+        try:
+            yield
+        finally:
+            if before is None:
+                del local.oid
+            else:
+                local.oid = before
 
     def close(self) -> None:
         """End the thread at its next look."""

@@ -120,7 +120,7 @@ class LiapTask(Task[Any, Any]):
             for name, key in (("ordering_key", self.ordering_key), ("dedup_key", self.dedup_key)):
                 if key is not None and options.get(name) is None:
                     options[name] = key_of(self.run, key, tuple(args or ()), dict(kwargs or {}))
-        if self.app.conf.task_always_eager:
+        if self.app.prepared_calls.eager:
             options.pop("ordering_key", None)  # one after the other anyway
             options.pop("dedup_key", None)  # nothing is kept between two calls
             correlation_id = None if delivery is None else delivery.correlation_id
@@ -165,6 +165,14 @@ class LiapTask(Task[Any, Any]):
     def call_and_wait(self, *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
         """Do what :meth:`call` does in a program without an event loop, blocking this thread."""
         return calls.answer_now(self, args, kwargs, timeout=timeout)
+
+    def submit(self, args: Any = (), kwargs: Any = None, **options: Any) -> AwaitableResult:
+        """Publish a call in this thread and return at once; its ``answered`` is a ``concurrent.futures.Future``.
+
+        For a program that has many calls on their way: one thread receives all answers. options: ``apply_async``'s.
+        The future holds the result's meta data; ``get`` returns the value. Needs ``rpc://``.
+        """
+        return calls.submit(self, tuple(args or ()), kwargs or {}, **options)
 
     def apply(  # type: ignore[override]  # Celery's signature has a dozen parameters
         self, args: Any = None, kwargs: Any = None, **options: Any
