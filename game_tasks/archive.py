@@ -70,12 +70,11 @@ class GameArchive:
             }
             for event in events
         ]
-        stored = 0
+        if not rows:
+            return 0
         with self._engine.begin() as connection:
-            for row in rows:
-                statement = self._insert(_events).values(row).on_conflict_do_nothing()
-                stored += len(connection.execute(statement.returning(_events.c.event_id)).all())
-        return stored
+            insert = self._insert(_events).on_conflict_do_nothing().returning(_events.c.event_id)
+            return len(connection.execute(insert, rows).all())
 
     def store_event(self, event: GameEvent) -> bool:
         """Store an event and tell whether it was new."""
@@ -89,6 +88,11 @@ class GameArchive:
         statement = self._insert(_games).values(game_id=event.game_id, **row)
         with self._engine.begin() as connection:
             connection.execute(statement.on_conflict_do_update(index_elements=["game_id"], set_=row))
+
+    def count_events(self) -> int:
+        """Return how many events are stored."""
+        with self._engine.connect() as connection:
+            return connection.scalar(sa.select(sa.func.count()).select_from(_events)) or 0
 
     def events(self, room_id: str) -> list[GameEvent]:
         """Return the stored events of a room in their order."""

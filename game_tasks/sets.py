@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
+from functools import lru_cache
 from itertools import combinations
 
 from game_tasks.pieces import Colour, Hand, Kind, Piece, ordered
@@ -111,6 +112,7 @@ def turn_winner(plays: Sequence[Hand]) -> int:
     return best
 
 
+@lru_cache(maxsize=16_384)  # a game asks for the same hands, and what is left of them, again and again
 def valid_sets(hand: Hand, size: int | None = None) -> tuple[Hand, ...]:
     """List every valid set that the hand holds, each once; only those of ``size`` pieces when it is given."""
     count = Counter(hand)

@@ -9,7 +9,7 @@ Leaves out: waiting for people, deadlines, pauses, and more than one game in a r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -22,12 +22,15 @@ from game_tasks.rules import apply_move, start_game, winners
 from game_tasks.state import GameState, RoundResult, Step
 from game_tasks.views import PlayerView, view_of
 
-__all__ = ["PLAYERS", "Decide", "GameResult", "RoomJournal", "play_game"]
+__all__ = ["PLAYERS", "Decide", "Game", "GameResult", "RoomJournal", "game_steps", "play_game"]
 
 PLAYERS = ("North", "East", "South", "West")
 
 Decide = Callable[[PlayerView, DecisionKind], Move]
 """Answer the question with a legal move; called once for each decision of the game."""
+
+Game = Generator[tuple[PlayerView, DecisionKind], Move, "GameResult"]
+"""A game that yields one question after the other, is sent the answers, and returns how it went."""
 
 
 class GameResult(BaseModel):
@@ -123,6 +126,45 @@ def play_game(
     Raises IllegalMoveError when ``decide`` breaks the rules, and whatever ``decide`` raises; ``error.occurred`` is
     recorded before.
     """
+    game = game_steps(
+        seed,
+        players=players,
+        bots=bots,
+        room_id=room_id,
+        game_id=game_id,
+        on_event=on_event,
+        now=now,
+        new_id=new_id,
+    )
+    try:
+        question = next(game)
+        while True:
+            try:
+                move = decide(*question)
+            except Exception as error:  # noqa: BLE001 - the game records it and raises it again
+                question = game.throw(error)
+            else:
+                question = game.send(move)
+    except StopIteration as end:
+        result: GameResult = end.value
+        return result
+
+
+def game_steps(
+    seed: int,
+    *,
+    players: Sequence[str] = PLAYERS,
+    bots: Collection[str] | None = None,
+    room_id: str = "room-1",
+    game_id: str | None = None,
+    on_event: Callable[[GameEvent], None] = _ignore,
+    now: Callable[[], datetime] = _utc_now,
+    new_id: Callable[[], UUID] = uuid4,
+) -> Game:
+    """Play one whole game without waiting for anybody: whoever drives it answers when it can; see :func:`play_game`.
+
+    An error thrown in instead of an answer is recorded as ``error.occurred``, and raised.
+    """
     names = tuple(players)
     opening = start_game(names, seed)
     by_bot = set(names if bots is None else bots)
@@ -136,7 +178,7 @@ def play_game(
     state = journal.record_step(opening)
     moves = 0
     while state.pending is not None:
-        state = journal.record_step(_ask(state, state.pending, decide, journal))
+        state = journal.record_step((yield from _ask(state, state.pending, journal)))
         moves += 1
 
     for name in names:
@@ -156,10 +198,13 @@ def play_game(
     )
 
 
-def _ask(state: GameState, pending: DecisionKind, decide: Decide, journal: RoomJournal) -> Step:
+def _ask(
+    state: GameState, pending: DecisionKind, journal: RoomJournal
+) -> Generator[tuple[PlayerView, DecisionKind], Move, Step]:
     player_id = state.id_of(state.to_move)
     try:
-        return apply_move(state, player_id, decide(view_of(state, player_id), pending))
+        move = yield view_of(state, player_id), pending
+        return apply_move(state, player_id, move)
     except Exception as error:
         journal.record(
             GameEventType.ERROR_OCCURRED,
