@@ -1,4 +1,4 @@
-"""``python -m game_tasks play [--seed N]``: play one full game and show it."""
+"""``python -m game_tasks play``: one full game, shown; ``simulate``: a thousand rooms and an account of every event."""
 
 from __future__ import annotations
 
@@ -15,6 +15,14 @@ def main(arguments: list[str] | None = None) -> int:
     play = commands.add_parser("play", help="play one full game with four bots, without any server")
     play.add_argument("--seed", type=int, default=7, help="which pieces are dealt; the same seed is the same game")
     play.add_argument("--concurrency", type=int, default=4, help="threads that run tasks (default 4)")
+    many = commands.add_parser("simulate", help="play many rooms of four bots, and account for every event")
+    many.add_argument("--rooms", type=_positive, default=1000, help="rooms to play to the end (default 1000)")
+    many.add_argument("--seed", type=int, default=1, help="of the first room; the next have the next numbers")
+    many.add_argument("--bots", type=int, choices=[4], default=4, help="players of a room, all bots (the game has 4)")
+    many.add_argument("--window", type=_positive, default=16, help="rooms open at once (default 16)")
+    many.add_argument(
+        "--concurrency", type=_positive, default=1, help="threads that run tasks (default 1: the worker's own)"
+    )
     chosen = parser.parse_args(arguments)
 
     # The settings are read when the app's modules are used, so this must come first.
@@ -24,10 +32,23 @@ def main(arguments: list[str] | None = None) -> int:
 
     from rich.console import Console
 
-    from game_tasks.demo import play as play_demo
-
     console = Console(width=None if sys.stdout.isatty() else 140)
+    if chosen.command == "simulate":
+        from game_tasks.simulation import simulate
+
+        options = {name: getattr(chosen, name) for name in ("seed", "bots", "concurrency", "window")}
+        return 0 if simulate(chosen.rooms, console, **options) else 1
+
+    from game_tasks.demo import play as play_demo  # with subscribers that fail on purpose
+
     return 0 if play_demo(chosen.seed, console, concurrency=chosen.concurrency) else 1
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
+    return number
 
 
 if __name__ == "__main__":
