@@ -17,12 +17,23 @@ from liap_tasks import DeliveryOptions, LiapApp, MessagePriority
 from liap_tasks.routing import ContentRouter, Router
 from tests.liap_tasks.conftest import Outcomes
 from transports import BrokerUnavailableError, InvalidArgumentError, QueueFullError
+from transports.engine import Clock
 
 NOW = datetime.now(UTC)  # time stands still while the two messages are made
 
 
 class Stake(BaseModel):
     amount: int
+
+
+class Standing(Clock):
+    """The time of NOW, for ever."""
+
+    def now(self) -> float:
+        return 0.0
+
+    def time(self) -> float:
+        return NOW.timestamp()
 
 
 class Publishing:
@@ -38,8 +49,7 @@ class Publishing:
             return send(*args, **options)
 
         monkeypatch.setattr(app.amqp, "send_task_message", counted)
-        monkeypatch.setattr("liap_tasks.application.time.time", NOW.timestamp)
-        monkeypatch.setattr(LiapApp, "now", lambda self: NOW)
+        monkeypatch.setattr(app, "time_source", Standing())
 
     def both(self, publish: Callable[[], Any], queue: str) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the message published in the quick way, and the one that Celery publishes."""
