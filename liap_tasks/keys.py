@@ -9,7 +9,6 @@ A retry is a message of its own. It takes the place of the one it continues in i
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import urlsplit
@@ -17,6 +16,7 @@ from uuid import UUID
 
 from liap_tasks.configuration import broker_feature
 from liap_tasks.dead_letters import CONTINUES_HEADER
+from liap_tasks.policies.arguments import arguments_of
 from transports import CAPABILITIES, InvalidArgumentError
 
 __all__ = [
@@ -61,14 +61,7 @@ def key_of(function: Callable[..., Any], key: Key, args: tuple[Any, ...], kwargs
     """
     if key is None:
         return None
-    if callable(key):
-        found = key(args, kwargs)
-    else:
-        bound = inspect.signature(function).bind(*args, **kwargs)
-        bound.apply_defaults()
-        if key not in bound.arguments:
-            raise ValueError(f"{key!r} is no argument of {function.__name__}; it has {', '.join(bound.arguments)}")
-        found = bound.arguments[key]
+    found = key(args, kwargs) if callable(key) else arguments_of(function, args, kwargs, (key,))[key]
     if found is None:
         return None
     if not isinstance(found, str | int | UUID):
