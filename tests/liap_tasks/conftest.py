@@ -39,6 +39,21 @@ class Outcomes:
         return [self.next().state for _ in range(count)]
 
 
+class Clock:
+    """POSIX seconds that pass when the test says so."""
+
+    def __init__(self, now: float = 1_800_000_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
 @pytest.fixture(autouse=True)
 def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let messages that go back to their queue go at once."""

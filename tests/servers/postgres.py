@@ -11,10 +11,13 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
+
+import sqlalchemy as sa
 
 from tests.servers.process import ServerFailed, free_ports, private_folder, started
 
-__all__ = ["postgres"]
+__all__ = ["empty_schema", "postgres"]
 
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -52,6 +55,21 @@ def postgres(program: Path) -> Iterator[str]:
             [program.with_name("createdb"), "-h", "127.0.0.1", "-p", str(port), "-U", "liap", "liap"], folder, user
         )
         yield f"postgresql://liap@127.0.0.1:{port}/liap"
+
+
+@contextmanager
+def empty_schema(url: str) -> Iterator[str]:
+    """Yield the URL, for SQLAlchemy, of an empty schema in the database at ``url``, which ends with the block."""
+    server = url.replace("postgresql://", "postgresql+psycopg://")
+    schema = f"tests_{uuid4().hex}"
+    engine = sa.create_engine(server, poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        connection.execute(sa.schema.CreateSchema(schema))
+    try:
+        yield f"{server}?options=-csearch_path%3D{schema}"
+    finally:
+        with engine.begin() as connection:
+            connection.execute(sa.schema.DropSchema(schema, cascade=True))
 
 
 def _unprivileged_user() -> str | None:

@@ -5,29 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
-import sqlalchemy as sa
 
 from liap_tasks.dead_letter_store import DeadLetterStore, Letter
+from tests.liap_tasks.conftest import Clock
+from tests.servers.postgres import empty_schema
 
 DATABASES = ("sqlite", "postgresql")
-
-
-class Clock:
-    """POSIX seconds that pass when the test says so."""
-
-    def __init__(self, now: float = 1_800_000_000.0) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture(params=DATABASES)
@@ -36,14 +21,8 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path}/letters.sqlite3"
         return
-    server = request.getfixturevalue("postgres_url").replace("postgresql://", "postgresql+psycopg://")
-    schema = f"letters_{uuid4().hex}"
-    engine = sa.create_engine(server, poolclass=sa.NullPool)
-    with engine.begin() as connection:
-        connection.execute(sa.schema.CreateSchema(schema))
-    yield f"{server}?options=-csearch_path%3D{schema}"
-    with engine.begin() as connection:
-        connection.execute(sa.schema.DropSchema(schema, cascade=True))
+    with empty_schema(request.getfixturevalue("postgres_url")) as url:
+        yield url
 
 
 @pytest.fixture

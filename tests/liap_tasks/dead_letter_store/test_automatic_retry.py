@@ -25,8 +25,8 @@ from liap_tasks.dead_letter_store.sending import send
 from liap_tasks.dead_letter_store.upkeep import TOMBSTONE_SECONDS, Upkeep, purge_old, replay_due
 from liap_tasks.errors import DeadLetterError
 from liap_tasks.testing import DeadLetters, WorkerClock
-from tests.liap_tasks.conftest import DEADLINE, Outcomes
-from tests.liap_tasks.dead_letter_store.conftest import Clock, letter
+from tests.liap_tasks.conftest import DEADLINE, Clock, Outcomes
+from tests.liap_tasks.dead_letter_store.conftest import letter
 from tests.liap_tasks.dead_letter_store.test_recorder import NEVER, NewApp, wait_for
 
 MINUTE = DeadLetterPolicy(max_retries=2, retry_delay=60, exponential_backoff=False)

@@ -15,7 +15,8 @@ import pytest
 
 from liap_tasks.dead_letter_store import AuditEntry, DeadLetterStore, Letter, LetterFilter
 from liap_tasks.errors import LetterInUseError, LetterNotFoundError
-from tests.liap_tasks.dead_letter_store.conftest import Clock, letter
+from tests.liap_tasks.conftest import Clock
+from tests.liap_tasks.dead_letter_store.conftest import letter
 
 
 def ids(letters: list[Letter]) -> list[str]:
