@@ -19,9 +19,11 @@ from liap_tasks.errors import (
     AnswerTimeoutError,
     ConfigurationError,
     DeadLetterError,
+    DuplicateTaskError,
     EmbeddedWorkerError,
     LiapError,
     RoutingError,
+    UniqueStoreError,
 )
 from liap_tasks.events import EventExchange
 from liap_tasks.metadata import Attempt, MessageMetadata
@@ -32,6 +34,7 @@ from liap_tasks.policies import (
     DeliveryOptions,
     MessagePriority,
     RetryPolicy,
+    Unique,
 )
 from liap_tasks.settings import Settings, load_settings
 from liap_tasks.task import LiapTask
@@ -54,6 +57,7 @@ __all__ = [
     "DeliveryOptions",
     "MessagePriority",
     "RetryPolicy",
+    "Unique",
     # events
     "EventExchange",
     # messages
@@ -67,11 +71,13 @@ __all__ = [
     "BrokerUnavailableError",
     "ConfigurationError",
     "DeadLetterError",
+    "DuplicateTaskError",
     "EmbeddedWorkerError",
     "InvalidArgumentError",
     "LiapError",
     "QueueFullError",
     "RoutingError",
+    "UniqueStoreError",
 ]
 
 app = create_app()

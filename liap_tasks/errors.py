@@ -7,12 +7,14 @@
      +- DeadLetterEditError(letter_id, reason)    a stored dead letter cannot be changed like that
      +- DeadLetterError        a dead letter could not be put in its place
      +- DeadLetterImportError(line, reason)       a line of an export cannot be read
+     +- DuplicateTaskError(task, key, holder)     another call of a unique task has this key
      +- EmbeddedWorkerError    the worker inside this process did not start or stop
      +- LetterInUseError(letter_id, state)        a stored dead letter is being sent, or waits no more
      +- LetterNotFoundError(letter_id)            also a LookupError
      +- RoutingError(router, key, nearest)       also a LookupError
      +- ScheduleError          delayed calls cannot be moved on this broker, or nobody here knows of them
      +- StoreVersionError(version, known)         the dead-letter store is newer than this package
+     +- UniqueStoreError(store, reason)           the locks of unique tasks cannot be reached
 
 ``liap_tasks.DeadLetter`` is not an error but a verdict, see :mod:`liap_tasks.policies.dead_letter`. What the broker
 refuses (``QueueFullError``, ``InvalidArgumentError``, ``BrokerUnavailableError``) comes from ``transports``
@@ -30,6 +32,7 @@ __all__ = [
     "DeadLetterEditError",
     "DeadLetterError",
     "DeadLetterImportError",
+    "DuplicateTaskError",
     "EmbeddedWorkerError",
     "LetterInUseError",
     "LetterNotFoundError",
@@ -37,6 +40,7 @@ __all__ = [
     "RoutingError",
     "ScheduleError",
     "StoreVersionError",
+    "UniqueStoreError",
 ]
 
 
@@ -114,6 +118,22 @@ class DeadLetterImportError(LiapError):
         )
 
 
+class DuplicateTaskError(LiapError):
+    """Another call of a unique task has the same key, so this one was not published.
+
+    Attributes: ``task`` (its name), ``key``, ``holder`` (the other call's task id).
+    """
+
+    def __init__(self, task: str, key: str, holder: str) -> None:
+        super().__init__(task, key, holder)
+        self.task = task
+        self.key = key
+        self.holder = holder
+
+    def __str__(self) -> str:
+        return f"task {self.task} is unique, and call {self.holder} of the same key {self.key!r} is not over yet"
+
+
 class EmbeddedWorkerError(LiapError):
     """The embedded worker did not start or stop in time; the text says which and what to look at."""
 
@@ -173,4 +193,19 @@ class StoreVersionError(LiapError):
         return (
             f"the dead-letter store has tables of version {self.version}, this liap-tasks knows {self.known}: "
             "install the liap-tasks that wrote it, or a newer one"
+        )
+
+
+class UniqueStoreError(LiapError):
+    """The locks of unique tasks cannot be reached. Attributes: ``store`` (its URL), ``reason`` (in words)."""
+
+    def __init__(self, store: str, reason: str) -> None:
+        super().__init__(store, reason)
+        self.store = store
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return (
+            f"the locks of unique tasks at {self.store} cannot be reached: {self.reason}; start it or check "
+            "UNIQUE_STORE_URL. No call is made without its lock, unless its task says fail_open"
         )

@@ -4,6 +4,7 @@ from liap_tasks.policies.dead_letter import DeadLetter, DeadLetterPolicy, DeadLe
 from liap_tasks.policies.delivery import DeliveryOptions
 from liap_tasks.policies.priority import MessagePriority
 from liap_tasks.policies.retry import Decision, Retry, RetryPolicy
+from liap_tasks.policies.unique import Unique
 
 __all__ = [
     "DeadLetter",
@@ -14,4 +15,5 @@ __all__ = [
     "MessagePriority",
     "Retry",
     "RetryPolicy",
+    "Unique",
 ]

@@ -19,11 +19,11 @@ PUBLIC = {
         "Settings",
         "load_settings",
     ),
-    *("DeadLetterPolicy", "DeliveryOptions", "MessagePriority", "RetryPolicy"),
+    *("DeadLetterPolicy", "DeliveryOptions", "MessagePriority", "RetryPolicy", "Unique"),
     *("BatchItem", "BatchTask", "EventExchange"),
     *("Attempt", "DeadLetter", "DeadLetterReason", "DeadLetterRecord", "MessageMetadata"),
     *("AnswerTimeoutError", "BrokerUnavailableError", "ConfigurationError", "DeadLetterError", "EmbeddedWorkerError"),
-    *("InvalidArgumentError", "LiapError", "QueueFullError", "RoutingError"),
+    *("DuplicateTaskError", "InvalidArgumentError", "LiapError", "QueueFullError", "RoutingError", "UniqueStoreError"),
 }
 
 
@@ -39,7 +39,8 @@ def test_every_public_class_and_function_tells_what_it_does() -> None:
 
 
 def test_our_errors_have_one_base_and_the_broker_s_another() -> None:
-    for name in ("AnswerTimeoutError", "ConfigurationError", "DeadLetterError", "EmbeddedWorkerError", "RoutingError"):
+    ours = ("AnswerTimeoutError", "ConfigurationError", "DeadLetterError", "DuplicateTaskError", "EmbeddedWorkerError")
+    for name in (*ours, "RoutingError", "UniqueStoreError"):
         assert issubclass(getattr(liap_tasks, name), liap_tasks.LiapError)
     for name in ("BrokerUnavailableError", "InvalidArgumentError", "QueueFullError"):
         assert issubclass(getattr(liap_tasks, name), TransportError)
