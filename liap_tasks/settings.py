@@ -12,6 +12,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from liap_tasks.dead_letter_store.database import ALLOWED, check_store_url
 from liap_tasks.errors import ConfigurationError
+from liap_tasks.unique.opening import ALLOWED as UNIQUE_ALLOWED
+from liap_tasks.unique.opening import check_unique_store_url
 
 __all__ = ["QueueType", "Settings", "load_settings", "settings_of"]
 
@@ -48,6 +50,7 @@ class Settings(BaseSettings):
     dlq_retry_delay: float = _variable(60, "seconds, at least 0", ge=0, allow_inf_nan=False)
     dlq_retention_hours: float = _variable(24, "hours, above 0", gt=0, allow_inf_nan=False)
     dlq_store_url: str = _variable("sqlite:///dead_letters.sqlite3", ALLOWED)
+    unique_store_url: str | None = _variable(None, UNIQUE_ALLOWED)
     max_concurrent_handlers: int = _variable(10, "a whole number of handlers, at least 1", ge=1)
     handler_timeout_seconds: float = _variable(30, "seconds, above 0", gt=0, allow_inf_nan=False)
     batch_size: int = _variable(100, "a whole number of messages, at least 1", ge=1)
@@ -58,6 +61,13 @@ class Settings(BaseSettings):
     def _store_can_be_opened(cls, url: str) -> str:
         if url != "none":
             check_store_url(url)
+        return url
+
+    @field_validator("unique_store_url")
+    @classmethod
+    def _locks_can_be_opened(cls, url: str | None) -> str | None:
+        if url is not None:
+            check_unique_store_url(url)
         return url
 
     @property

@@ -28,26 +28,28 @@ LOCK_SECONDS = 10.0
 CONNECT_SECONDS = 5
 
 
-def check_store_url(url: str) -> sa.URL:
+def check_store_url(url: str, *, variable: str = VARIABLE, allowed: str = ALLOWED) -> sa.URL:
     """Return the URL with the driver that is used for it.
+
+    variable, allowed: the setting that it comes from.
 
     Raises ConfigurationError for one that no store can be opened with, and when the driver is not installed.
     """
     try:
         parsed = sa.make_url(url.replace("postgres://", "postgresql://", 1))
     except sa.exc.ArgumentError:
-        raise ConfigurationError(VARIABLE, url, ALLOWED) from None
+        raise ConfigurationError(variable, url, allowed) from None
     if parsed.drivername in ("sqlite", "sqlite+pysqlite"):
         return parsed.set(drivername="sqlite+pysqlite")
     if parsed.drivername in ("postgresql", "postgresql+psycopg"):
         if not parsed.database:
-            raise ConfigurationError(VARIABLE, url, ALLOWED)
+            raise ConfigurationError(variable, url, allowed)
         if find_spec("psycopg") is None:
             raise ConfigurationError(
-                VARIABLE, parsed.render_as_string(), "SQLite, or PostgreSQL after `pip install 'liap-tasks[postgres]'`"
+                variable, parsed.render_as_string(), "SQLite, or PostgreSQL after `pip install 'liap-tasks[postgres]'`"
             )
         return parsed.set(drivername="postgresql+psycopg")
-    raise ConfigurationError(VARIABLE, parsed.render_as_string(), ALLOWED)
+    raise ConfigurationError(variable, parsed.render_as_string(), allowed)
 
 
 def open_database(url: sa.URL) -> sa.Engine:
