@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable
+from random import Random
 from typing import Any
 
 import pytest
+from celery.exceptions import Ignore, Reject
 from kombu import Queue
 
 from liap_tasks import (
+    DeadLetter,
     DeliveryOptions,
     EmbeddedWorker,
     EventExchange,
@@ -110,6 +114,95 @@ def test_a_dead_letter_lets_its_key_go_on(app: LiapApp, rooms: Any, outcomes: Ou
 
     assert seen == ["a never"] * 3 + ["a after"]
     assert [letter.args for letter in dead_letters.peek(app)] == [("a", "never")]
+
+
+@pytest.mark.parametrize(
+    ("how", "state"),
+    [
+        ("ignored", "IGNORED"),
+        ("rejected", "REJECTED"),
+        ("a dead letter at once", "FAILURE"),
+        ("too slow", "FAILURE"),
+        ("its arguments do not fit", "FAILURE"),
+    ],
+)
+def test_however_a_call_ends_its_key_goes_on(app: LiapApp, outcomes: Outcomes, how: str, state: str) -> None:
+    seen: list[str] = []
+
+    @app.task(name="tests.keys.ends", shared=False, ordering_key=lambda args, kwargs: "a", timeout=0.3)
+    def ends(what: str) -> None:
+        seen.append(what)
+        if what == "ignored":
+            raise Ignore
+        if what == "rejected":
+            raise Reject("no", requeue=False)
+        if what == "a dead letter at once":
+            raise DeadLetter
+        while what == "too slow":
+            pass
+
+    ends.retry_policy = RetryPolicy(max_retries=0)
+    fits = how != "its arguments do not fit"
+    app.send_task("tests.keys.ends", (how,) if fits else (how, "too many"), ordering_key="a")
+    ends.delay("after")
+    with EmbeddedWorker(app, concurrency=4):
+        assert outcomes.states(2) == [state, "SUCCESS"]
+    assert seen == ([how, "after"] if fits else ["after"])
+
+
+def test_a_call_that_is_revoked_or_expires_in_the_queue_lets_its_key_go_on(
+    app: LiapApp, rooms: Any, outcomes: Outcomes
+) -> None:
+    step, seen, gate = rooms
+    with EmbeddedWorker(app, concurrency=4) as worker:
+        step.delay("a", "gate")
+        revoked = step.delay("a", "revoked")
+        step.apply_async(("a", "expired"), delivery=DeliveryOptions(ttl=0))
+        step.delay("a", "after")
+        app.control.revoke(revoked.id, destination=[worker.hostname], reply=True, timeout=DEADLINE)
+        gate.set()
+        assert outcomes.states(2) == ["SUCCESS", "SUCCESS"]
+
+    assert seen == ["a gate", "a after"]
+    assert [letter.args for letter in dead_letters.peek(app)] == [("a", "expired")]
+
+
+def test_many_keys_keep_their_order_while_a_third_of_the_calls_is_retried(app: LiapApp, outcomes: Outcomes) -> None:
+    rooms, calls, chance = [f"r{number}" for number in range(8)], 15, Random(7)
+    flaky = {(room, number) for room in rooms for number in range(calls) if chance.random() < 1 / 3}
+    hopeless = {(room, 7) for room in rooms}
+    runs: dict[str, list[tuple[int, int]]] = {room: [] for room in rooms}
+    running: Counter[str] = Counter()
+    overlaps: list[str] = []
+
+    @app.task(name="tests.keys.load", shared=False, bind=True, ordering_key="room", retry_policy=QUICK)
+    def load(self: Any, room: str, number: int) -> None:
+        running[room] += 1
+        if running[room] > 1:
+            overlaps.append(room)
+        try:
+            runs[room].append((number, self.attempt))
+            if (room, number) in hopeless or ((room, number) in flaky and self.attempt == 1):
+                raise OSError("again")
+        finally:
+            running[room] -= 1
+
+    for number in range(calls):
+        for room in rooms:
+            load.delay(room, number)
+    with EmbeddedWorker(app, concurrency=8):
+        ended = 0
+        while ended < len(rooms) * calls:
+            ended += outcomes.next().state != "RETRY"
+
+    for room in rooms:
+        assert runs[room] == [
+            (number, attempt)
+            for number in range(calls)
+            for attempt in range(1, 1 + (3 if (room, number) in hopeless else 1 + ((room, number) in flaky)))
+        ]
+    assert overlaps == []
+    assert dead_letters.count(app) == len(rooms)
 
 
 def test_a_dead_letter_no_longer_continues_anything(app: LiapApp, rooms: Any, outcomes: Outcomes) -> None:
