@@ -42,7 +42,7 @@ from liap_tasks.keys import KEY_HEADERS, check_broker_honours_keys, check_queue_
 from liap_tasks.lane import Lane
 from liap_tasks.metadata import HEADER, MessageMetadata, deadline_in
 from liap_tasks.policies import DeadLetterPolicy
-from liap_tasks.policies.deadline import deadline_from
+from liap_tasks.policies.deadline import deadline_from, seconds_until
 from liap_tasks.prepared_calls import PreparedCalls
 from liap_tasks.replies import Replies
 from liap_tasks.reply_backend import ReplyBackend
@@ -50,6 +50,8 @@ from liap_tasks.routing import Router
 from liap_tasks.settings import Settings, load_settings
 from liap_tasks.task_statistics import TaskStatistics
 from liap_tasks.time_source import MACHINE
+from liap_tasks.unique.locks import UniqueLocks
+from liap_tasks.unique.publishing import publish_unique
 from liap_tasks.worker.start_up import SaysWhoSharesTheBroker
 from transports import Clock, QueueFullError
 
@@ -166,6 +168,7 @@ class LiapApp(Celery):
         self.task_statistics = TaskStatistics()
         self.lane = Lane(self)
         self.prepared_calls = PreparedCalls(self, self.lane)
+        self.unique_locks = UniqueLocks(self)
         self.event_exchanges: dict[str, EventExchange] = {}
         self.embedded_workers: list[Refreshable] = []
         super().__init__(main, **options)
@@ -228,6 +231,7 @@ class LiapApp(Celery):
             self._replies = None
         if "dead_letter_store" in self.__dict__:
             self.dead_letter_store.close()
+        self.unique_locks.close()
         self._pool = None
 
     def close(self) -> None:
@@ -379,8 +383,19 @@ class LiapApp(Celery):
         correlation_id goes to the metadata. deadline (POSIX seconds or datetime) or answer_within (seconds): until when
         an answer is of use; the message expires then. ordering_key, dedup_key: see :class:`LiapTask`.
         Raises ``QueueFullError`` when the queue's bound refuses the message, InvalidArgumentError for a key on a broker
-        or a queue that would ignore it.
+        or a queue that would ignore it; for a unique task that is known here DuplicateTaskError and UniqueStoreError.
         """
+        task = options.get("task_type") or self._known_tasks.get(name)
+        if getattr(task, "unique", None) is not None:
+            options.update(countdown=countdown, eta=eta)
+            return publish_unique(
+                self, task, args, kwargs, options, lambda options: self._send_task(name, args, kwargs, **options)
+            )
+        return self._send_task(name, args, kwargs, countdown, eta, **options)
+
+    def _send_task(
+        self, name: str, args: Any, kwargs: Any, countdown: Any = None, eta: Any = None, **options: Any
+    ) -> Any:
         headers = dict(options.pop("headers", None) or {})
         correlation_id = options.pop("metadata_correlation_id", None)
         asked = deadline_from(
@@ -406,7 +421,7 @@ class LiapApp(Celery):
         elif name not in self._known_tasks:  # a task that is known here has its own; without any it would be below LOW
             options["priority"] = self.conf.task_default_priority
         if (countdown or eta) and self.broker_holds_delays:
-            delay = float(countdown) if countdown else _seconds_until(eta, self.now())
+            delay = float(countdown) if countdown else seconds_until(eta, self.now())
             if delay <= MAX_BROKER_DELAY:
                 countdown = eta = None
                 if delay > 0:
@@ -460,13 +475,6 @@ def mentions_models(function: Callable[..., Any]) -> bool:
 
 def _is_model(hint: Any) -> bool:
     return isinstance(hint, type) and issubclass(hint, BaseModel)
-
-
-def _seconds_until(eta: datetime | str, now: datetime) -> float:
-    when = datetime.fromisoformat(eta) if isinstance(eta, str) else eta
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=UTC)
-    return (when - now).total_seconds()
 
 
 def _sooner(expires: datetime | str | float | None, deadline: float, now: datetime) -> datetime:

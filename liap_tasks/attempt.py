@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from random import Random
 from types import CodeType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded, TaskPredicate
 from celery.utils.log import get_logger
@@ -28,9 +28,10 @@ from liap_tasks.handlers import message_of
 from liap_tasks.metadata import MAX_ERROR_TEXT, Attempt, deadline_in, shorten
 from liap_tasks.policies import DeadLetter, DeadLetterReason, Retry
 from liap_tasks.policies.deadline import reserved_for_fallback
-from liap_tasks.task_statistics import FILTERED, marked_as_dead_letter
+from liap_tasks.task_statistics import FILTERED, WAITS, marked_as_dead_letter
 from liap_tasks.time_source import clock_of
 from liap_tasks.timeouts import interrupt_after
+from liap_tasks.unique.running import UniqueAttempt, Wait
 
 if TYPE_CHECKING:
     from liap_tasks.task import LiapTask
@@ -61,10 +62,31 @@ def run_attempt(
     When the message is done for the task's fallback answers if it has one. Else it is put among the dead letters and
     what the function raised goes on. Or Celery's own ``Retry``, ``Ignore`` or ``Reject`` is raised.
     """
+    if task.unique is None:
+        return _run_attempt(task, args, kwargs, settle, None)
+    unique = UniqueAttempt(task)
+    try:
+        answer = _run_attempt(task, args, kwargs, settle, unique)
+    except BaseException as error:
+        unique.end(error)
+        raise
+    unique.end(None)
+    return answer
+
+
+def _run_attempt(
+    task: LiapTask,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    settle: Callable[[Any], Any] | None,
+    unique: UniqueAttempt | None,
+) -> Any:
     request: Any = task.request
     request.liap_running = True
     try:
         _filter(task, args, kwargs)
+        if unique is not None and (wait := unique.begin(args, kwargs)) is not None:
+            _put_off(task, wait)
         answer = _run_in_time(task, request, args, kwargs) if settle is None else settle(task)
         _check_that_it_counts(task)
     except TaskPredicate:  # Celery's own control flow: Retry, Ignore, Reject
@@ -87,6 +109,21 @@ def _filter(task: LiapTask, args: tuple[Any, ...], kwargs: dict[str, Any]) -> No
         message = message_of(task, args, kwargs)
         if not all(accepts(message) for accepts in task.filters):
             raise Ignore(FILTERED)
+
+
+def _put_off(task: LiapTask, wait: Wait) -> NoReturn:
+    """Publish the message again, to be delivered when the wait is over, and end this delivery: it was no attempt."""
+    request: Any = task.request
+    headers = {**(request.headers or {}), **wait.claim.as_headers()}
+    signature = task.signature_from_request(
+        request, countdown=wait.seconds, retries=request.retries or 0, headers=headers
+    )
+    try:
+        beside_loop(task, signature.apply_async)
+    except Exception as failure:
+        logger.critical("%s[%s], which must wait, could not be published: %r", task.name, request.id, failure)
+        raise back_to_its_queue(failure) from failure
+    raise Ignore(WAITS)
 
 
 def _check_that_it_counts(task: LiapTask) -> None:

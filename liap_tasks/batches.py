@@ -127,6 +127,8 @@ class BatchTask(LiapTask):
     def on_bound(cls, app: Any) -> None:
         """Take what was not given from the settings (called when the task joins its app)."""
         super().on_bound(app)
+        if cls.unique is not None:
+            raise ValueError(f"{cls.name} is a batch task: its calls run together, so they cannot be unique")
         settings = settings_of(app)
         size = settings.batch_size if cls.batch_size is None else cls.batch_size
         timeout = settings.batch_timeout_seconds if cls.batch_timeout is None else cls.batch_timeout

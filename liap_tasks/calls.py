@@ -25,7 +25,7 @@ from celery import states
 from celery.backends.base import DisabledBackend
 from celery.backends.rpc import RPCBackend
 from celery.exceptions import TimeoutError as CeleryTimeoutError
-from celery.result import AsyncResult
+from celery.result import AsyncResult, EagerResult
 from celery.utils.log import get_logger
 from kombu.exceptions import OperationalError
 
@@ -54,6 +54,7 @@ class AwaitableResult(AsyncResult):  # type: ignore[type-arg]  # generic in the 
     """A call's result, which a coroutine can wait for: ``await result.aget(timeout=...)``."""
 
     _answer: Future[Mapping[str, Any]] | None = None
+    _answered_elsewhere = False
 
     @property
     def answered(self) -> Future[Any]:
@@ -70,6 +71,7 @@ class AwaitableResult(AsyncResult):  # type: ignore[type-arg]  # generic in the 
         """
         if getattr(self, "ignored", False):
             raise RuntimeError(f"call {self.id} asked for no result; ask with ignore_result=False")
+        self._check_answered_here()
         try:
             async with asyncio.timeout(timeout):
                 if self._answer is None:
@@ -82,12 +84,20 @@ class AwaitableResult(AsyncResult):  # type: ignore[type-arg]  # generic in the 
 
     def get(self, timeout: float | None = None, *args: Any, **options: Any) -> Any:
         """Return the task's result, blocking this thread; see Celery's ``AsyncResult.get``."""
+        self._check_answered_here()
         if self._answer is None:
             return super().get(timeout, *args, **options)
         try:
             return _value(self._answer.result(timeout))
         except FutureTimeoutError:
             raise AnswerTimeoutError(self.id, timeout or 0.0) from None
+
+    def _check_answered_here(self) -> None:
+        if self._answered_elsewhere:
+            raise RuntimeError(
+                f"call {self.id}, which has the unique key, was made elsewhere, and only there it is answered: "
+                "use a result backend that keeps results"
+            )
 
     async def _look(self) -> Mapping[str, Any]:
         """Ask a result backend that can only be asked, ever less often."""
@@ -170,14 +180,24 @@ def submit(task: LiapTask, args: Args, kwargs: Kwargs, **options: Any) -> Awaita
     answer = app.replies.expect(task_id)
     try:
         with app.replies.named():
-            task.apply_async(args, dict(kwargs), task_id=task_id, **{**options, "ignore_result": False})
+            published = task.apply_async(args, dict(kwargs), task_id=task_id, **{**options, "ignore_result": False})
     except BaseException:
-        app.replies.forget(task_id)
+        app.replies.forget(task_id, answer)
         raise
-    result = AwaitableResult(task_id, app=app)
+    result = AwaitableResult(published.id, app=app)
     result.ignored = False
-    result._answer = answer
+    _answer_by(result, answer, task_id)
     return result
+
+
+def _answer_by(result: AwaitableResult, answer: Future[Mapping[str, Any]], task_id: str) -> None:
+    """Let a result have the future that was made for ``task_id``, or that of the unique call that has its key."""
+    replies = result.app.replies  # type: ignore[attr-defined]  # the stubs know Celery's app
+    result._answer = answer
+    if result.id != task_id:
+        replies.forget(task_id, answer)
+        result._answer = replies.share(result.id)
+        result._answered_elsewhere = result._answer is None
 
 
 class _Sending:
@@ -200,14 +220,14 @@ class _Sending:
         result = AwaitableResult(published.id, app=self._app)
         result.ignored = published.ignored
         if self._answer is not None:
-            result._answer = self._answer
-            weakref.finalize(result, self._app.replies.forget, self._id).atexit = False
+            _answer_by(result, self._answer, self._id)
+            weakref.finalize(result, self._app.replies.forget, result.id, result._answer).atexit = False
         return result
 
     def give_up(self) -> None:
         """Send it no more if it has not begun, and expect no answer."""
         self.future.cancel()
-        self._app.replies.forget(self._id)
+        self._app.replies.forget(self._id, self._answer)
 
     def too_slow(self, timeout: float) -> BrokerUnavailableError:
         """Give up, and return what to raise."""
@@ -238,6 +258,9 @@ def _broker(app: LiapApp) -> str:
 def _done(task: LiapTask, ended: Any) -> AwaitableResult:
     """Return the handle of a call that ran eagerly."""
     result = AwaitableResult(ended.id, app=task.app)
+    if not isinstance(ended, EagerResult):  # the task is unique, and another thread runs the call that has the key
+        result._answered_elsewhere = True
+        return result
     result._answer = Future()
     result._answer.set_result({"status": ended.state, "result": ended.result})
     return result
@@ -261,7 +284,7 @@ async def answer(task: LiapTask, args: Args, kwargs: Kwargs, *, timeout: float |
         except AnswerTimeoutError:
             fallback = call.fallback_after(AnswerTimeoutError(result.id, call.timeout))
         finally:
-            task.app.replies.forget(result.id)
+            task.app.replies.forget(result.id, result._answer)
     if inspect.iscoroutinefunction(inspect.unwrap(fallback)):
         return await fallback(*args, **kwargs)
     return await asyncio.to_thread(fallback, *args, **kwargs)
@@ -280,7 +303,7 @@ def answer_now(task: LiapTask, args: Args, kwargs: Kwargs, *, timeout: float | N
         except (AnswerTimeoutError, CeleryTimeoutError):
             fallback = call.fallback_after(AnswerTimeoutError(result.id, call.timeout))
         finally:
-            task.app.replies.forget(result.id)
+            task.app.replies.forget(result.id, result._answer)
     if inspect.iscoroutinefunction(inspect.unwrap(fallback)):
         return asyncio.run(fallback(*args, **kwargs))
     return fallback(*args, **kwargs)

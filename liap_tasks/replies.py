@@ -47,7 +47,7 @@ class Replies:
         self._app = app
         self._process = os.getpid()
         self._lock = threading.Lock()
-        self._waiting: dict[str, Future[Meta]] = {}
+        self._waiting: dict[str, list[Future[Meta]]] = {}
         self._thread: threading.Thread | None = None
         self._closed = False
 
@@ -57,22 +57,31 @@ class Replies:
         return self._process == os.getpid() and not self._closed
 
     def expect(self, task_id: str) -> Future[Meta]:
-        """Return a future for the final state of a task that will be published after this.
+        """Return a future for the final state of a task that will be published after this, or is expected already.
 
         Its value is the result's meta data: a mapping with ``status``, ``result``, ``traceback``.
         """
         future: Future[Meta] = Future()
         with self._lock:
-            self._waiting[task_id] = future
+            self._waiting.setdefault(task_id, []).append(future)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._receive, name="liap-replies", daemon=True)
                 self._thread.start()
         return future
 
-    def forget(self, task_id: str) -> None:
-        """Expect this answer no longer."""
+    def share(self, task_id: str) -> Future[Meta] | None:
+        """Return a future for a call that another caller of this process has made, None if nobody here expects it."""
         with self._lock:
-            self._waiting.pop(task_id, None)
+            if task_id not in self._waiting:
+                return None
+        return self.expect(task_id)
+
+    def forget(self, task_id: str, future: Future[Meta] | None) -> None:
+        """Expect an answer by this future no longer."""
+        with self._lock:
+            futures = [other for other in self._waiting.pop(task_id, ()) if other is not future]
+            if futures:
+                self._waiting[task_id] = futures
 
     def name_thread(self) -> None:
         """Let what this thread publishes be answered to the reply queue."""
@@ -145,7 +154,8 @@ class Replies:
         if payload.get("status") not in states.READY_STATES:
             return
         with self._lock:
-            future = self._waiting.pop(payload["task_id"], None)
-        if future is not None and future.set_running_or_notify_cancel():
-            backend: Any = self._app.backend
-            future.set_result(backend.meta_from_decoded(payload))
+            futures = self._waiting.pop(payload["task_id"], ())
+        for future in futures:
+            if future.set_running_or_notify_cancel():
+                backend: Any = self._app.backend
+                future.set_result(backend.meta_from_decoded(payload))

@@ -58,12 +58,17 @@ def cancel(app: LiapApp, task_id: str) -> bool:
     """Cancel a delayed call for good; False when none of this id is waiting any more.
 
     Held by the broker: exactly one of two happens, it is cancelled or it is delivered. Held by a worker: it is revoked.
+    The lock of a unique call is free again: at once, or when the worker that holds it would have begun it.
     Raises ScheduleError where workers hold them and none answers.
     """
     if app.broker_holds_delays:
         with _queues_with_delays(app) as (channel, names):
+            headers = [headers for name in names for headers in _headers_of(channel, name, task_id)]
             found = [channel.cancel_delayed(name, task_id) for name in names]
-            return any(found)
+        if any(found):
+            for known in headers:
+                app.unique_locks.release_message(known)
+        return any(found)
     held = any(call.id == task_id for call in _held_by_workers(app))
     if held:
         app.control.revoke(task_id)
@@ -93,6 +98,12 @@ def _queues_with_delays(app: LiapApp) -> Iterator[tuple[Any, list[str]]]:
     with app.connection_for_read() as connection, connection.channel() as channel:
         reader: Any = channel
         yield reader, [name for name, numbers in reader.queue_stats().items() if numbers["delayed"]]
+
+
+def _headers_of(channel: Any, queue: str, task_id: str) -> list[dict[str, Any]]:
+    """Return the headers of the delayed messages of a task id."""
+    waiting = [message.headers or {} for _, message in channel.delayed(queue)]
+    return [headers for headers in waiting if headers.get("id") == task_id]
 
 
 def _held_by_broker(app: LiapApp) -> Iterator[ScheduledCall]:

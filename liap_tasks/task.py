@@ -36,9 +36,12 @@ from liap_tasks.policies import (
     DeliveryOptions,
     MessagePriority,
     RetryPolicy,
+    Unique,
 )
 from liap_tasks.policies.deadline import deadline_from
 from liap_tasks.settings import settings_of
+from liap_tasks.unique.keeper import HeldLock
+from liap_tasks.unique.publishing import continues_a_call, publish_unique
 
 if TYPE_CHECKING:
     from liap_tasks.application import LiapApp
@@ -64,6 +67,7 @@ class LiapTask(Task[Any, Any]):
     ordering_key: calls with the same key run in the order of their publish, one at a time, retries included.
     dedup_key: a second call with the same key within DEDUP_WINDOW_SECONDS is taken by the broker and dropped: its
     result never comes. A key is the name of an argument or a function of (args, kwargs); None: none.
+    unique: at most one call of a key at a time, see :class:`Unique`; None: any number.
     filters: asked with the message before an attempt; one that says no ends it there, acknowledged.
     max_concurrent: how many of this task a worker runs at once, whatever its pool; None or 0: as many as the pool does.
     """
@@ -81,6 +85,7 @@ class LiapTask(Task[Any, Any]):
     max_concurrent: int | None = None
     ordering_key: Key = None
     dedup_key: Key = None
+    unique: Unique | None = None
     filters: Sequence[MessageFilter] = ()
 
     is_coroutine = False
@@ -110,11 +115,12 @@ class LiapTask(Task[Any, Any]):
         expires then, an attempt is interrupted then, no retry is begun after it, and the rest of a chain has it too.
         ordering_key, dedup_key: instead of what the task's attributes say.
         Raises ``QueueFullError`` when the queue's bound refuses it; InvalidArgumentError for a key on a broker or a
-        queue that would ignore it.
+        queue that would ignore it; DuplicateTaskError when the task is unique and another call has the key, unless its
+        policy returns that call's result; UniqueStoreError when the locks of unique tasks cannot be reached.
         """
         if delivery is not None:
             options = {**delivery.as_execution_options(), **options}
-        if options.get("retries"):
+        if continues_a_call(options, task_id):
             options["headers"] = headers_of_retry(options.get("headers"))
         else:
             for name, key in (("ordering_key", self.ordering_key), ("dedup_key", self.dedup_key)):
@@ -178,6 +184,13 @@ class LiapTask(Task[Any, Any]):
         self, args: Any = None, kwargs: Any = None, **options: Any
     ) -> Any:
         """Run a call here and now, retries included, without waiting; see Celery's ``apply``."""
+        if self.unique is None:
+            return self._apply(args, kwargs, **options)
+        return publish_unique(
+            self.app, self, args, kwargs, options, lambda options: self._apply(args, kwargs, **options), eager=True
+        )
+
+    def _apply(self, args: Any, kwargs: Any, **options: Any) -> Any:
         try:
             return super().apply(args, kwargs, **options)
         except CeleryRetry as again:
@@ -198,6 +211,14 @@ class LiapTask(Task[Any, Any]):
     def deadline(self) -> float | None:
         """POSIX seconds until which an answer of the running attempt is of use, None: always."""
         return deadline_in(self.request.headers)
+
+    @property
+    def unique_lock(self) -> HeldLock | None:
+        """The lock of the running attempt, with its fencing token; None if the task or the call is not unique.
+
+        Also None with ``until="started"``, and where ``fail_open`` let the call go on without.
+        """
+        return getattr(self.request, "liap_unique_lock", None)
 
     @property
     def attempt(self) -> int:
@@ -234,6 +255,8 @@ class LiapTask(Task[Any, Any]):
         cls.is_coroutine = is_coroutine_task(cls)
         if cls.max_concurrent is not None and cls.max_concurrent < 0:
             raise ValueError(f"max_concurrent of {cls.name} must be at least 0 (no limit), not {cls.max_concurrent}")
+        if cls.unique is not None and not isinstance(cls.unique, Unique):
+            raise ValueError(f"unique of {cls.name} must be a Unique(...), not {cls.unique!r}")
         if cls.soft_time_limit is None:
             limit: Any = settings_of(app).handler_timeout_seconds if cls.timeout is None else cls.timeout or None
             cls.soft_time_limit = limit  # the stubs say int; seconds may be fractions

@@ -15,7 +15,7 @@ from typing import Any
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded, TimeLimitExceeded
 from celery.worker import state
 
-__all__ = ["FILTERED", "METRICS", "TaskStatistics", "marked_as_dead_letter"]
+__all__ = ["FILTERED", "METRICS", "WAITS", "TaskStatistics", "marked_as_dead_letter"]
 
 METRICS: dict[str, str] = {
     "succeeded": "attempts that returned a result",
@@ -26,11 +26,14 @@ METRICS: dict[str, str] = {
     "failed_after_retries": "messages that were done for and had been retried",
     "dead_lettered": "messages put among the dead letters by their attempt or its worker",
     "filtered": "messages that a filter refused",
+    "waited": "deliveries put off because another call of the same unique key had the lock",
     "ignored": "attempts that ended by Celery's Ignore, or that were given up",
     "rejected": "attempts that ended by Celery's Reject",
 }
 
 FILTERED = "refused by a filter"
+WAITS = "waits for its turn"
+_IGNORED = {"filtered": FILTERED, "waited": WAITS}
 _MARK = "liap_dead_letter"
 
 
@@ -63,7 +66,8 @@ class TaskStatistics:
     def failed(self, task: str, attempt: int, error: BaseException) -> None:
         """Count an attempt that ended without a result and is not followed by another."""
         if isinstance(error, Ignore):
-            self._count(task, "filtered" if FILTERED in error.args else "ignored")
+            why = next((metric for metric, text in _IGNORED.items() if text in error.args), "ignored")
+            self._count(task, why)
         elif isinstance(error, Reject):
             self._count(task, "rejected")
         else:

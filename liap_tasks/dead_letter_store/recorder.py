@@ -27,6 +27,7 @@ from liap_tasks.dead_letter_store.letter import Letter
 from liap_tasks.dead_letter_store.outage import Outage
 from liap_tasks.dead_letter_store.reading import LetterReader
 from liap_tasks.dead_letter_store.store import STORE_ERRORS, DeadLetterStore
+from liap_tasks.dead_letters import HEADER
 
 if TYPE_CHECKING:
     from liap_tasks.application import LiapApp
@@ -129,6 +130,7 @@ class Recorder(threading.Thread):
         if not self._batch:
             return
         messages, self._batch = self._batch, []
+        self._release_locks(messages)
         letters = [self._reader.letter(message) for message in messages]
         try:
             self.store.record(letters)
@@ -144,6 +146,16 @@ class Recorder(threading.Thread):
         self._failure.over()
         if any(letter.due_at is not None for letter in letters):
             self._on_scheduled()
+
+    def _release_locks(self, messages: list[Any]) -> None:
+        """Free the locks of unique calls that died in the broker: nobody else has seen them end.
+
+        Before they are recorded, or a replay might run already and lose the lock that it has taken anew.
+        """
+        for message in messages:
+            headers = message.headers or {}
+            if HEADER not in headers and not self.app.unique_locks.release_message(headers):
+                return
 
     def _record_alone(self, letter: Letter) -> None:
         """Record one letter of a batch that was refused; if it is this one, keep what can be kept of it."""

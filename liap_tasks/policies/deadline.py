@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from liap_tasks.policies.durations import Duration, in_seconds
 
-__all__ = ["Moment", "deadline_from", "reserved_for_fallback"]
+__all__ = ["Moment", "deadline_from", "reserved_for_fallback", "seconds_until"]
 
 Moment = float | int | datetime
 
@@ -45,3 +45,11 @@ def reserved_for_fallback(left: float) -> float:
     Worked example: 1 s left -> 0.05 s; 0.1 s left -> 0.025 s.
     """
     return max(0.0, min(FALLBACK_SECONDS, left / 4))
+
+
+def seconds_until(eta: datetime | str, now: datetime) -> float:
+    """Return the seconds from ``now`` (with a time zone) to ``eta``: a datetime, UTC unless it says otherwise, or one
+    in ISO 8601.
+    """
+    when = datetime.fromisoformat(eta) if isinstance(eta, str) else eta
+    return ((when if when.tzinfo else when.replace(tzinfo=UTC)) - now).total_seconds()

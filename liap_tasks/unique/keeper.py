@@ -8,13 +8,12 @@ that is stuck so that no thread of it runs, renews nothing.
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable
 
 from celery.utils.log import get_logger
 
 from liap_tasks.errors import UniqueStoreError
 from liap_tasks.unique.lock import Lock, UniqueStore
+from transports import Clock, VirtualClock
 
 __all__ = ["HeldLock", "LeaseKeeper"]
 
@@ -30,7 +29,7 @@ class HeldLock:
     writes to, which refuses a token lower than the highest it has seen.
     """
 
-    def __init__(self, lock: Lock, lease: float, clock: Callable[[], float]) -> None:
+    def __init__(self, lock: Lock, lease: float, clock: Clock) -> None:
         self.key = lock.key
         self.holder = lock.holder
         self.token = lock.token
@@ -38,12 +37,12 @@ class HeldLock:
         self._clock = clock
         self._lost = False
         self._certain_until = self.renew_at = 0.0
-        self.renewed(clock())
+        self.renewed(clock.now())
 
     @property
     def held(self) -> bool:
         """Whether it is certain that nobody else has the lock: False once it is lost, or was not renewed in time."""
-        return not self._lost and self._clock() < self._certain_until
+        return not self._lost and self._clock.now() < self._certain_until
 
     def renewed(self, asked_at: float) -> None:
         """Note that the lease began anew at ``asked_at`` or later."""
@@ -56,7 +55,7 @@ class HeldLock:
 
     def renew(self, store: UniqueStore) -> bool:
         """Renew the lease; False when the lock is another's by now. Raises UniqueStoreError."""
-        asked_at = self._clock()
+        asked_at = self._clock.now()
         if store.renew(self.key, self.holder, self.token, self._lease):
             self.renewed(asked_at)
         else:
@@ -65,22 +64,26 @@ class HeldLock:
 
 
 class LeaseKeeper:
-    """Renews locks until they are dropped. clock: seconds that only grow."""
+    """Renews locks until they are dropped; by a virtual clock in the thread that advances it."""
 
-    def __init__(self, store: UniqueStore, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, store: UniqueStore, clock: Clock) -> None:
         self._store = store
         self._clock = clock
         self._changed = threading.Condition()
         self._held: set[HeldLock] = set()
         self._thread: threading.Thread | None = None
         self._away = False
+        if isinstance(clock, VirtualClock):
+            clock.attach(self)
 
     def hold(self, lock: Lock, lease: float) -> HeldLock:
         """Renew a lock that was taken a moment ago for ``lease`` seconds, until :meth:`drop`."""
         held = HeldLock(lock, lease, self._clock)
         with self._changed:
             self._held.add(held)
-            if self._thread is None:
+            if isinstance(self._clock, VirtualClock):
+                pass  # it asks
+            elif self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="liap-lease-keeper", daemon=True)
                 self._thread.start()
             else:
@@ -92,9 +95,14 @@ class LeaseKeeper:
         with self._changed:
             self._held.discard(held)
 
-    def renew_due(self) -> None:
+    def next_due(self) -> float | None:
+        """Return when there is something to do next, by the clock; None: nothing is held."""
+        with self._changed:
+            return min((held.renew_at for held in self._held), default=None)
+
+    def run_due(self) -> None:
         """Renew the locks whose time has come."""
-        now = self._clock()
+        now = self._clock.now()
         with self._changed:
             due = [held for held in self._held if held.renew_at <= now]
         for held in due:
@@ -119,11 +127,11 @@ class LeaseKeeper:
 
     def _run(self) -> None:
         while True:
-            self.renew_due()
+            self.run_due()
             with self._changed:
                 soonest = min((held.renew_at for held in self._held), default=None)
                 if soonest is not None:
-                    self._changed.wait(max(0.0, soonest - self._clock()))
+                    self._changed.wait(max(0.0, soonest - self._clock.now()))
                 elif not self._changed.wait(IDLE_SECONDS) and not self._held:
                     self._thread = None
                     return

@@ -1,6 +1,6 @@
 """Locks in the memory of this process, for brokers that live there too.
 
-Whoever shares the broker shares its locks: they are found by the broker's URL.
+Whoever shares the broker shares its locks: they belong to it, as its queues do.
 """
 
 from __future__ import annotations
@@ -87,14 +87,14 @@ class MemoryStore:
             )
 
 
-_stores: weakref.WeakValueDictionary[str, MemoryStore] = weakref.WeakValueDictionary()
+_stores: weakref.WeakKeyDictionary[object, MemoryStore] = weakref.WeakKeyDictionary()
 _making = threading.Lock()
 
 
-def memory_store(broker_url: str) -> MemoryStore:
-    """Return the locks of an in-process broker; they live as long as anybody has them."""
+def memory_store(broker: object, *, clock: Callable[[], float] = time.time) -> MemoryStore:
+    """Return the locks of an in-process broker, which end with it. clock: POSIX seconds, for who comes first."""
     with _making:
-        store = _stores.get(broker_url)
+        store = _stores.get(broker)
         if store is None:
-            store = _stores[broker_url] = MemoryStore()
+            store = _stores[broker] = MemoryStore(clock=clock)
         return store

@@ -1,11 +1,12 @@
 """Which place keeps the locks: the one that UNIQUE_STORE_URL names, else one that everybody has who has the broker.
 
-An in-process broker: the memory of its process. Redis: the same Redis. RabbitMQ, whose clients share nothing else: the
+An in-process broker: the memory of its process. Redis: the same Redis. Any other, whose clients share nothing else: the
 database of the dead letters. With a SQLite file, publishers and workers must mean the same file, on one machine.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -14,9 +15,10 @@ from urllib.parse import urlsplit
 from liap_tasks.dead_letter_store.database import check_store_url
 from liap_tasks.errors import ConfigurationError
 from liap_tasks.unique.lock import UniqueStore
-from liap_tasks.unique.memory import MemoryStore, memory_store
+from liap_tasks.unique.memory import memory_store
 from liap_tasks.unique.redis import RedisStore
 from liap_tasks.unique.sql import SqlStore
+from transports import get_broker
 
 if TYPE_CHECKING:
     from liap_tasks.settings import Settings
@@ -62,11 +64,11 @@ def store_url(settings: Settings, *, in_process: bool) -> str:
 def open_store(url: str, *, broker_url: str = "", clock: Callable[[], float] | None = None) -> UniqueStore:
     """Return the store at ``url``; it connects when it is first used.
 
-    broker_url: whose locks, for ``memory://``. clock: POSIX seconds, for tests; None: the server's own.
+    broker_url: whose locks, for ``memory://``. clock: POSIX seconds, of tests; None: the server's or the machine's own.
     """
     scheme = urlsplit(url).scheme
     if scheme == "memory":
-        return memory_store(broker_url) if clock is None else MemoryStore(clock=clock)
+        return memory_store(get_broker(broker_url), clock=clock or time.time)
     if scheme in ("redis", "rediss", "unix"):
         return RedisStore(url, clock=clock)
     return SqlStore(check_store_url(url, variable=VARIABLE, allowed=ALLOWED), clock=clock)

@@ -49,10 +49,14 @@ def end_lost_attempt(task: LiapTask, context: Context, error: Exception, traceba
         decision = attempt.decide(task, error)
         attempt.note_attempt(task, error)
         if isinstance(decision, Retry):
-            return _publish_retry(task, context, decision)
-        return _publish_dead_letter(task, context, _verdict(decision, error), error, traceback)
+            ending = _publish_retry(task, context, decision)
+        else:
+            ending = _publish_dead_letter(task, context, _verdict(decision, error), error, traceback)
     finally:
         task.request_stack.pop()
+    if task.unique is not None and (ending is Ending.DEAD or task.unique.until == "running"):
+        task.app.unique_locks.release_call(task, context)
+    return ending
 
 
 def _verdict(decision: DeadLetter, error: Exception) -> DeadLetter:

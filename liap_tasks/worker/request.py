@@ -161,6 +161,8 @@ class LiapRequest(Request):
                 self.acknowledged = True  # it is back in its queue
                 task_ready(self)
                 return
+        if getattr(self.task, "unique", None) is not None:
+            self.app.unique_locks.release_call(self.task, self._context)
         super()._announce_revoked(reason, terminated, signum, expired)  # type: ignore[misc]  # not in the stubs
 
     def _expired_is_kept(self) -> bool:

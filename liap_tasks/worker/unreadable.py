@@ -76,6 +76,7 @@ def keep(
         time.sleep(attempt.PAUSE_BEFORE_REQUEUE)  # it will be delivered again at once
         message.reject_log_error(logger, errors, requeue=True)
         return False
+    app.unique_locks.release_message(message.headers)
     return True
 
 

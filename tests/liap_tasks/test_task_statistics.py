@@ -57,6 +57,7 @@ def test_every_end_of_an_attempt_is_counted(app: LiapApp, outcomes: Outcomes, po
         "failed_after_retries": 2,
         "dead_lettered": 3,
         "filtered": 0,
+        "waited": 0,
         "ignored": 1,
         "rejected": 1,
         "running": 0,

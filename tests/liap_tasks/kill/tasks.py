@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from celery import shared_task
 from celery.exceptions import SoftTimeLimitExceeded
 
-from liap_tasks import BatchItem, BatchTask, RetryPolicy
+from liap_tasks import BatchItem, BatchTask, RetryPolicy, Unique
 
 ONCE = RetryPolicy(max_retries=0)
 TWICE = RetryPolicy(max_retries=1, initial_delay=0.05, jitter=False)
@@ -87,3 +87,14 @@ def overruns(self: Any, folder: str, key: str) -> None:
     note(folder, key, begun(self.request))
     while True:
         time.sleep(0.01)
+
+
+@shared_task(bind=True, name="kill.unique", retry_policy=TWICE, unique=Unique(key="key"))
+def unique(self: Any, folder: str, key: str, how: str = "waits") -> None:
+    """Note the fencing token, then wait for a file ``go``, or end by the death of the process."""
+    note(folder, key, f"token {self.unique_lock.token}")
+    if how == "kills its process":
+        os.kill(os.getpid(), signal.SIGKILL)
+    while not (Path(folder) / "go").exists():
+        time.sleep(0.01)
+    note(folder, key, "done")

@@ -22,6 +22,7 @@ from liap_tasks.unique.opening import open_store, store_url
 from liap_tasks.unique.sql import SWEEP_EVERY
 from tests.liap_tasks.conftest import Clock
 from tests.servers.postgres import empty_schema
+from transports import get_broker, reset_broker
 
 Open = Callable[[], UniqueStore]
 LEASE = 60.0
@@ -43,10 +44,10 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 def open_one(url: str, clock: Clock) -> Iterator[Open]:
     """Open the store, as one more process would (the memory of a process is one and the same)."""
     opened: list[UniqueStore] = []
+    broker = f"liap-memory:///{uuid4().hex}"
 
     def make() -> UniqueStore:
-        if not (url == "memory://" and opened):
-            opened.append(open_store(url, clock=clock))
+        opened.append(open_store(url, broker_url=broker, clock=clock))
         return opened[-1]
 
     yield make
@@ -177,7 +178,7 @@ def test_of_many_at_once_one_gets_the_lock(open_one: Open, key: str) -> None:
 
 def test_keys_that_nobody_uses_are_forgotten_and_their_tokens_still_grow(clock: Clock, tmp_path: Path) -> None:
     for url in ("memory://", f"sqlite:///{tmp_path}/locks.sqlite3"):
-        store = open_store(url, clock=clock)
+        store = open_store(url, broker_url=f"liap-memory:///{uuid4().hex}", clock=clock)
         first = store.acquire("old", "call-1", LEASE)
         store.release("old", "call-1", first.token)
         clock.now += FORGOTTEN_AFTER + 1
@@ -283,9 +284,11 @@ def test_locks_that_some_could_not_see_are_refused(given: dict[str, str]) -> Non
 
 
 def test_brokers_in_one_process_have_locks_of_their_own() -> None:
-    one = memory_store("liap-memory:///one")
-    assert memory_store("liap-memory:///one") is one
-    assert memory_store("liap-memory:///two") is not one
+    url, other = (f"liap-memory:///{uuid4().hex}" for _ in range(2))
+    one = memory_store(get_broker(url))
+    assert memory_store(get_broker(url)) is one
+    assert memory_store(get_broker(other)) is not one
+    assert memory_store(reset_broker(url)) is not one  # its queues are new, too
 
 
 FORKED = """
