@@ -24,9 +24,10 @@ that is revoked while it waits in the broker frees it when a worker comes to it,
 **A call that cannot be told waits.** Only a caller who publishes a new call can be refused. A message that a worker
 begins while another call holds its key (a replayed dead letter, an event, a call by name from a program without the
 task, the next of ``until="running"``, one whose lease ended in a long queue) is published again a little later, no
-attempt counted, until it gets the lock. So is the rest of a chain, a callback or a member of a chord: it is published
-without a lock rather than refused, as dropping it would drop what depends on it. Nothing is lost; in the worst case two
-calls of one key are queued, and they run one after the other. They wait without order among them.
+attempt counted, until it gets the lock. What Celery itself publishes (the rest of a chain, a callback) goes that way
+too, without a lock, rather than being refused where nobody hears it; and so does a call on which another depends (with
+a callback, in a chord) when the policy would put the other call's result in its place. Nothing is lost; in the worst
+case two calls of one key are queued, and they run one after the other. They wait without order among them.
 
 **When the locks cannot be reached** a call is refused with UniqueStoreError before it is published, and a message waits
 as above, unless the policy says ``fail_open``: an exclusion that silently ends is worse than a call that is told.
