@@ -14,9 +14,25 @@ from typing import Any, Literal
 from transports.engine.groups import CONTINUES_HEADER
 from transports.engine.message import Message
 
-__all__ = ["Reason", "dead_letter_of", "ends_in_cycle"]
+__all__ = ["Reason", "Stranded", "dead_letter_of", "ends_in_cycle"]
 
 Reason = Literal["rejected", "expired", "maxlen", "delivery_limit"]
+
+
+class Stranded:
+    """A dead letter that found no place and is kept by its queue (strategy at-least-once).
+
+    target: the full queue that it is meant for, or None when there was no queue at all. stored: what the journal calls
+    it, 0 where it is in none.
+    """
+
+    __slots__ = ("message", "reason", "stored", "target")
+
+    def __init__(self, message: Message, reason: Reason, target: str | None) -> None:
+        self.message = message
+        self.reason = reason
+        self.target = target
+        self.stored = 0
 
 
 def dead_letter_of(

@@ -67,14 +67,16 @@ class Exchange:
         self.alternate: str | None = self.arguments.get("alternate-exchange")
         self.bindings: dict[Binding, Headers] = {}
 
-    def bind(self, destination: Queue | Exchange, routing_key: str, arguments: Headers | None) -> None:
-        """Add a binding; the same binding again changes nothing."""
+    def bind(self, destination: Queue | Exchange, routing_key: str, arguments: Headers | None) -> bool:
+        """Add a binding and tell whether it is new; the same binding again changes nothing."""
         table = dict(arguments or {})
         self.check(table)
         binding = Binding(destination, routing_key, canonical(table))
-        if binding not in self.bindings:
-            self.bindings[binding] = table
-            self.index(binding, table)
+        if binding in self.bindings:
+            return False
+        self.bindings[binding] = table
+        self.index(binding, table)
+        return True
 
     def unbind(self, destination: Queue | Exchange, routing_key: str, arguments: Headers | None) -> bool:
         """Remove a binding and tell whether there was one."""

@@ -100,11 +100,29 @@ class GroupStore:
                 entry.seq = first.seq - 1
                 entry.since = min(entry.since, first.since)
             self._stand(line, entry)
-        elif line.head is None and not line.blocked:
+        else:
+            self._line_up(line, entry)
+
+    def _line_up(self, line: Line, entry: Entry) -> None:
+        """Let an entry stand at the end of its line."""
+        if line.head is None and not line.blocked:
             line.head = entry
             self.inner.push(entry)
         else:
             self._wait(line).push(entry)
+
+    def reinstate(self, entry: Entry) -> None:
+        """Add an entry that stood here before a restart; they come in the order of their numbers.
+
+        A continuation among them has the number of the place that it took then.
+        """
+        self.live += 1
+        group = group_of(entry.message)
+        if group is None:
+            self.inner.push(entry)
+            return
+        line = entry.line = self._line(group)
+        self._line_up(line, entry)
 
     def restore(self, entry: Entry) -> None:
         """Put back an entry that has left, in its old place; its group is no longer in flight."""

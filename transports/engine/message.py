@@ -19,6 +19,7 @@ __all__ = ["DELAYED", "GONE", "READY", "UNACKED", "Entry", "Message"]
 # The state of an entry. Exactly one holds at any moment; GONE is final.
 READY, UNACKED, DELAYED, GONE = range(4)
 
+PERSISTENT = 2  # AMQP's delivery mode
 MAX_DELAY_MS = 2**32 - 1
 MAX_PRIORITY = 255
 MAX_EXPIRATION_DIGITS = 12  # some thirty years
@@ -92,6 +93,11 @@ class Message:
         found = found or self.properties.get("message_id") or self.properties.get("correlation_id")
         return None if found is None else str(found)
 
+    @property
+    def persistent(self) -> bool:
+        """Whether the message asked to outlive its broker (property ``delivery_mode``, 2)."""
+        return self.properties.get("delivery_mode") == PERSISTENT
+
     def is_identified_by(self, message_id: str) -> bool:
         """Tell whether this is the message's :attr:`identity`."""
         return self.identity == message_id
@@ -123,10 +129,11 @@ class Entry:
 
     seq: position in the queue, kept across requeues. expires_at: clock reading or None. state: READY, UNACKED,
     DELAYED or GONE. returns: deliveries that ended without acknowledgement. since: clock reading at which it
-    became ready for the first time. line: its group's, in a queue with message groups.
+    became ready for the first time. line: its group's, in a queue with message groups. stored: what the journal calls
+    it, 0 where it is in none.
     """
 
-    __slots__ = ("due", "expires_at", "line", "message", "redelivered", "returns", "seq", "since", "state")
+    __slots__ = ("due", "expires_at", "line", "message", "redelivered", "returns", "seq", "since", "state", "stored")
 
     def __init__(self, message: Message, seq: int, since: float) -> None:
         self.message = message
@@ -138,6 +145,7 @@ class Entry:
         self.redelivered = False
         self.returns = 0
         self.line: Line | None = None
+        self.stored = 0
 
     def __lt__(self, other: Entry) -> bool:
         return self.seq < other.seq

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
-from transports.engine.dead_letter import Reason, dead_letter_of, ends_in_cycle
+from transports.engine.dead_letter import Reason, Stranded, dead_letter_of, ends_in_cycle
 from transports.engine.errors import InvalidArgument, QueueFull, WouldBlock, access_refused, not_found
 from transports.engine.exchange import Exchange
 from transports.engine.message import MAX_DELAY_MS, Entry, Message
@@ -30,7 +30,7 @@ class Publishing(Topology):
     def __init__(self, vhost: str = "/", **options: Any) -> None:
         super().__init__(vhost, **options)
         self.unroutable = 0
-        self._dead: deque[tuple[Queue, Message, Reason, str | None]] = deque()
+        self._dead: deque[tuple[Queue, Message, Reason, Stranded | None]] = deque()
 
     def publish(self, message: Message) -> bool:
         """Route a message to its queues; False when no queue was found for it (counted in ``unroutable``).
@@ -102,19 +102,25 @@ class Publishing(Topology):
 
     # -- dead letters ------------------------------------------------------------------------------------------
 
-    def dead_letter(self, queue: Queue, message: Message, reason: Reason, only: str | None = None) -> None:
-        """Note a dead letter; it is routed when the current operation is done. only: try this queue and no other."""
-        self._dead.append((queue, message, reason, only))
+    def dead_letter(self, queue: Queue, message: Message, reason: Reason, kept: Stranded | None = None) -> None:
+        """Note a dead letter; it is routed when the current operation is done. kept: it was stranded until now."""
+        self._dead.append((queue, message, reason, kept))
 
     def _settle(self) -> None:
         """Route the dead letters noted so far, and those that this causes."""
         dead = self._dead
         while dead:
-            queue, message, reason, only = dead.popleft()
-            refused_by = self._route_dead_letter(queue, message, reason, only)
+            queue, message, reason, kept = dead.popleft()
+            refused_by = self._route_dead_letter(queue, message, reason, None if kept is None else kept.target)
+            keeps = queue.arguments.dead_letter_strategy == "at-least-once" and not queue.deleted
+            if kept is not None:
+                if keeps and refused_by == [kept.target]:
+                    queue.strand(kept)
+                    continue
+                queue.unstrand(kept)
             for target in refused_by:
-                if queue.arguments.dead_letter_strategy == "at-least-once" and not queue.deleted:
-                    queue.strand(message, reason, target)
+                if keeps:
+                    queue.strand(Stranded(message, reason, target))
                 else:
                     logger.warning(
                         "a dead letter of queue %r (%s) %s and is gone; x-dead-letter-strategy=at-least-once "

@@ -14,7 +14,7 @@ dead on arrival in a queue with a TTL of five.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Protocol
 
@@ -22,11 +22,12 @@ from transports.engine.arguments import QueueArguments
 from transports.engine.channel import ClientConnection
 from transports.engine.clock import Clock
 from transports.engine.consumer import Rota
-from transports.engine.dead_letter import Reason
+from transports.engine.dead_letter import Reason, Stranded
 from transports.engine.due import DueHeap
 from transports.engine.errors import QueueFull
 from transports.engine.exchange import Exchange
 from transports.engine.groups import GroupStore
+from transports.engine.journal import QueueLog
 from transports.engine.message import DELAYED, GONE, READY, UNACKED, Entry, Message
 from transports.engine.ready import FifoStore, PriorityStore, ReadyStore
 from transports.engine.statistics import QueueCounters, QueueStatistics
@@ -45,10 +46,10 @@ class QueueHost(Protocol):
 
     clock: Clock
 
-    def dead_letter(self, queue: Queue, message: Message, reason: Reason, only: str | None = None) -> None:
+    def dead_letter(self, queue: Queue, message: Message, reason: Reason, kept: Stranded | None = None) -> None:
         """Publish a message to the queue's dead-letter exchange when the current operation is done.
 
-        only: the one queue behind the exchange that it is still meant for.
+        kept: what the queue has kept it as, if this is not the first try; with a target it is meant for that one.
         """
 
     def timer_changed(self, queue: Queue, due: float) -> None:
@@ -59,7 +60,10 @@ class QueueHost(Protocol):
 
 
 class Queue:
-    """A queue of one virtual host. Not thread-safe: its broker's owner sees to that."""
+    """A queue of one virtual host. Not thread-safe: its broker's owner sees to that.
+
+    log: where it writes what must outlive the broker; None for a queue that does not survive.
+    """
 
     def __init__(
         self,
@@ -95,7 +99,8 @@ class Queue:
         self.consumed = False  # it has had a consumer
         self.awaited = 0  # publishers waiting for room
         self.scheduled = NEVER  # when the broker will call run_due
-        self.stranded: list[tuple[Message, Reason, str | None]] = []
+        self.log: QueueLog | None = None
+        self.stranded: list[Stranded] = []
         self.expiries = DueHeap(lambda entry, due: entry.state == READY and entry.expires_at == due)
         self.delays = DueHeap(lambda entry, due: entry.state == DELAYED and entry.due == due)
         self._host = host
@@ -162,6 +167,8 @@ class Queue:
             if self.groups is not None:
                 self.groups.hold_back(entry)
             self._delay_until(entry, now + message.delay)
+            if self.log is not None and message.persistent:
+                self.log.entered(entry, None)
             return
         self._make_ready(Entry(message, seq, now), now)
 
@@ -185,6 +192,11 @@ class Queue:
             ttl = queue_ttl
         self.ready.push(entry)
         self.ready_bytes += message.size
+        if self.log is not None:  # before anybody can take it
+            if entry.stored:
+                self.log.became_ready(entry, None if ttl is None else now + ttl)
+            elif message.persistent:
+                self.log.entered(entry, None if ttl is None else now + ttl)
         if self.rota:
             self.dispatch()
         if ttl is not None:
@@ -261,8 +273,12 @@ class Queue:
             self._release(entry)
             self.bytes -= entry.message.size
             self.counters.acknowledged += 1
+            if entry.stored and self.log is not None:
+                self.log.left(entry)
         else:
             self.unacked += 1
+            if entry.stored and self.log is not None:
+                self.log.delivered(entry)
         return entry
 
     def _left_ready(self, entry: Entry) -> None:
@@ -287,6 +303,8 @@ class Queue:
         entry.state = GONE
         entry.message = SETTLED
         self.counters.acknowledged += 1
+        if entry.stored and self.log is not None:
+            self.log.left(entry)
 
     def reject(self, entry: Entry) -> None:
         """Settle a delivered entry as refused by its consumer: a dead letter where the queue has an exchange for it.
@@ -316,6 +334,8 @@ class Queue:
             self._leave(entry, "delivery_limit")
             return
         self.counters.requeued += 1
+        if entry.stored and self.log is not None:
+            self.log.returned(entry)
         self._restore(entry)
 
     def undeliver(self, entry: Entry, *, settled: bool = False) -> None:
@@ -332,6 +352,11 @@ class Queue:
             entry.state = GONE
             return
         self.counters.delivered -= 1
+        if self.log is not None:
+            if entry.stored:
+                self.log.undelivered(entry)
+            elif entry.message.persistent:  # it had left for good
+                self.log.entered(entry, entry.expires_at)
         self._restore(entry)
 
     def _restore(self, entry: Entry) -> None:
@@ -368,22 +393,25 @@ class Queue:
         self.bytes -= message.size
         entry.state = GONE
         entry.message = SETTLED
+        if entry.stored and self.log is not None:
+            self.log.left(entry)
         if self.arguments.dead_letter_exchange is not None and not self.deleted:
             self.counters.dead_lettered += 1
             self._host.dead_letter(self, message, reason)
 
     def purge(self) -> int:
         """Remove all ready messages for good (they are not dead letters) and return how many there were."""
-        count = 0
-        for entry in tuple(self.ready):
+        entries = tuple(self.ready)
+        for entry in entries:
             entry.state = GONE
             self.ready.forget(entry)
             self._left_ready(entry)
             self.bytes -= entry.message.size
             entry.message = SETTLED
-            count += 1
-        self.counters.purged += count
-        return count
+        self.counters.purged += len(entries)
+        if self.log is not None:
+            self.log.purged(entries)
+        return len(entries)
 
     # -- delayed messages --------------------------------------------------------------------------------------
 
@@ -400,6 +428,8 @@ class Queue:
         entry.message = SETTLED
         self.delays.left_early()
         self.counters.purged += 1
+        if entry.stored and self.log is not None:
+            self.log.left(entry)
         if self.groups is not None:
             self.groups.release(entry)
             self.dispatch()
@@ -410,6 +440,8 @@ class Queue:
         """Let a delayed entry become ready ``delay`` seconds (>= 0) from now."""
         self._delay_until(entry, self._clock.now() + delay)
         self.delays.left_early()
+        if entry.stored and self.log is not None:
+            self.log.rescheduled(entry)
 
     # -- time --------------------------------------------------------------------------------------------------
 
@@ -429,14 +461,18 @@ class Queue:
         """Tell whether the queue has been unused for its ``x-expires``."""
         return self._idle_until <= now
 
-    def strand(self, message: Message, reason: Reason, target: str | None) -> None:
-        """Keep a dead letter that found no place (strategy at-least-once) and try again in a second.
-
-        target: the full queue it is meant for, or None when there was no queue at all.
-        """
-        self.stranded.append((message, reason, target))
+    def strand(self, letter: Stranded) -> None:
+        """Keep a dead letter that found no place (strategy at-least-once) and try again in a second."""
+        self.stranded.append(letter)
+        if self.log is not None and not letter.stored and letter.message.persistent:
+            self.log.stranded(letter)
         self._stranded_until = self._clock.now() + STRANDED_RETRY
         self._host.timer_changed(self, self._stranded_until)
+
+    def unstrand(self, letter: Stranded) -> None:
+        """Let go of a dead letter that was tried again and is not kept as it was."""
+        if letter.stored and self.log is not None:
+            self.log.left(letter)
 
     def run_due(self, now: float) -> None:
         """Do what is due by ``now``: expire, release delayed messages, try stranded dead letters again."""
@@ -445,15 +481,19 @@ class Queue:
         while (entry := self.delays.pop_due(now)) is not None:
             self.delayed -= 1
             self.delayed_bytes -= entry.message.size
-            self._next_seq = entry.seq = self._next_seq + self._step
-            entry.since = now
-            entry.state = READY
-            self._make_ready(entry, now)
+            self._become_ready(entry, now)
         if self._stranded_until <= now:
             self._stranded_until = NEVER
             stranded, self.stranded = self.stranded, []
-            for message, reason, target in stranded:
-                self._host.dead_letter(self, message, reason, target)
+            for letter in stranded:
+                self._host.dead_letter(self, letter.message, letter.reason, letter)
+
+    def _become_ready(self, entry: Entry, now: float) -> None:
+        """Let an entry whose delay has passed stand behind all that are ready."""
+        self._next_seq = entry.seq = self._next_seq + self._step
+        entry.since = now
+        entry.state = READY
+        self._make_ready(entry, now)
 
     def next_due(self) -> float:
         """Return when :meth:`run_due` has something to do next (clock reading), infinity for never."""
@@ -463,6 +503,48 @@ class Queue:
             if first is not None and first < due:
                 due = first
         return due
+
+    # -- after a restart ---------------------------------------------------------------------------------------
+
+    def reinstate(
+        self, entries: Iterable[Entry], stranded: Iterable[Stranded] = (), seen: Mapping[str, float] | None = None
+    ) -> None:
+        """Take back what a queue of this name held before its broker ended; this one is new and empty.
+
+        entries: in the state READY or DELAYED, with their old numbers and with times as readings of this clock. What
+        fell due meanwhile is ready since then, what expired leaves at the broker's next :meth:`run_due`. seen:
+        deduplication ids, and until when each of them is a duplicate.
+        """
+        now = self._clock.now()
+        ordered = sorted(entries)
+        self.counters.enqueued += len(ordered)
+        overdue = []
+        for entry in ordered:
+            self.bytes += entry.message.size
+            self._next_seq = max(self._next_seq, entry.seq)
+            if entry.state != DELAYED:
+                continue
+            if entry.due <= now:
+                overdue.append(entry)
+                continue
+            self.delayed += 1
+            self.delayed_bytes += entry.message.size
+            if self.groups is not None:
+                self.groups.hold_back(entry)
+            self._delay_until(entry, entry.due)
+        for entry in ordered:
+            if entry.state != READY:
+                continue
+            self.ready.reinstate(entry)
+            self.ready_bytes += entry.message.size
+            if entry.expires_at is not None:
+                self.expiries.push(entry.expires_at, entry)
+                self._host.timer_changed(self, entry.expires_at)
+        for entry in sorted(overdue, key=lambda entry: (entry.due, entry.seq)):
+            self._become_ready(entry, entry.due)
+        for letter in stranded:
+            self.strand(letter)
+        self._seen.update(sorted((seen or {}).items(), key=lambda pair: pair[1]))
 
     # -- looking in --------------------------------------------------------------------------------------------
 

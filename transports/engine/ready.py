@@ -44,6 +44,9 @@ class ReadyStore(Protocol):
     def restore(self, entry: Entry) -> None:
         """Put back an entry that has left, in its old place."""
 
+    def reinstate(self, entry: Entry) -> None:
+        """Add an entry that stood in such a store before a restart; they come in the order of their numbers."""
+
     def pop(self) -> Entry | None:
         """Remove and return the entry that is next, or None."""
 
@@ -78,6 +81,8 @@ class FifoStore:
     def push(self, entry: Entry) -> None:
         self.fresh.append(entry)
         self.live += 1
+
+    reinstate = push
 
     def restore(self, entry: Entry) -> None:
         fresh = self.fresh
@@ -189,6 +194,8 @@ class PriorityStore:
         level.live += 1
         self.mask |= 1 << index
         self.live += 1
+
+    reinstate = push
 
     def restore(self, entry: Entry) -> None:
         index = self._level(entry)

@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 from transports.engine.arguments import QueueArguments, parse_arguments
 from transports.engine.channel import ClientConnection
 from transports.engine.clock import Clock, SystemClock
-from transports.engine.dead_letter import Reason
+from transports.engine.dead_letter import Reason, Stranded
 from transports.engine.errors import InvalidArgument, access_refused, not_found, precondition_failed, resource_locked
 from transports.engine.exchange import EXCHANGE_TYPES, Exchange
+from transports.engine.journal import Journal, StoredHost
 from transports.engine.message import Message
 from transports.engine.queue import NEVER, Queue
 
@@ -48,7 +49,7 @@ class Topology:
 
     default_arguments: queue arguments that apply where a declaration does not give them (how ``liap-priority``
     makes every queue a priority queue). on_due: called when something becomes due earlier than before.
-    on_room: called when a queue that publishers wait for has room.
+    on_room: called when a queue that publishers wait for has room. journal: told of all that must outlive the broker.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Topology:
         default_arguments: Mapping[str, Any] | None = None,
         on_due: Callable[[], None] | None = None,
         on_room: Callable[[], None] | None = None,
+        journal: Journal | None = None,
     ) -> None:
         self.vhost = vhost
         self.clock: Clock = clock or SystemClock()
@@ -67,12 +69,13 @@ class Topology:
         self._default_arguments = dict(default_arguments or {})
         self._on_due = on_due
         self._on_room = on_room
+        self._journal = journal
         self._timers: list[tuple[float, int, Queue]] = []
         self._timer_ids = count()
         for name, kind in PREDECLARED.items():
             self.exchanges[name] = EXCHANGE_TYPES[kind](name, durable=True)
 
-    def dead_letter(self, queue: Queue, message: Message, reason: Reason, only: str | None = None) -> None:
+    def dead_letter(self, queue: Queue, message: Message, reason: Reason, kept: Stranded | None = None) -> None:
         """Note a dead letter of a queue (the next layer does)."""
         raise NotImplementedError
 
@@ -110,9 +113,11 @@ class Topology:
         if existing is None:
             if name.startswith("amq."):
                 raise access_refused(f"exchange name '{name}' contains reserved prefix 'amq.*'")
-            self.exchanges[name] = EXCHANGE_TYPES[kind](
+            exchange = self.exchanges[name] = EXCHANGE_TYPES[kind](
                 name, durable=durable, auto_delete=auto_delete, internal=internal, arguments=arguments
             )
+            if durable and self._journal is not None:
+                self._journal.exchange_declared(self.vhost, exchange)
             return
         wanted = {
             "type": kind,
@@ -144,6 +149,8 @@ class Topology:
             source.unbind_all(exchange)
             if len(source.bindings) != had:
                 self._auto_delete_exchange(source)
+        if exchange.durable and self._journal is not None:
+            self._journal.exchange_deleted(self.vhost, exchange)
 
     def _auto_delete_exchange(self, exchange: Exchange) -> None:
         if exchange.auto_delete and not exchange.bindings and self.exchanges.get(exchange.name) is exchange:
@@ -154,7 +161,23 @@ class Topology:
     ) -> None:
         """Route what ``source`` gets and the key matches on to the exchange ``destination``."""
         target = self._exchange(destination)
-        self._exchange(source).bind(target, routing_key, arguments)
+        exchange = self._exchange(source)
+        if exchange.bind(target, routing_key, arguments) and target.durable:
+            self._journal_binding(exchange, target, routing_key, arguments)
+
+    def _journal_binding(
+        self, source: Exchange, target: Queue | Exchange, routing_key: str, arguments: Mapping[str, Any] | None
+    ) -> None:
+        """Note a new binding to something that survives."""
+        if source.durable and self._journal is not None:
+            self._journal.bound(self.vhost, source, target, routing_key, arguments or {})
+
+    def _journal_unbinding(
+        self, source: Exchange, target: Queue | Exchange, routing_key: str, arguments: Mapping[str, Any] | None
+    ) -> None:
+        """Note the end of a binding to something that survives."""
+        if source.durable and self._journal is not None:
+            self._journal.unbound(self.vhost, source, target, routing_key, arguments or {})
 
     def unbind_exchange(
         self, destination: str, source: str, routing_key: str = "", arguments: Mapping[str, Any] | None = None
@@ -162,6 +185,8 @@ class Topology:
         """Remove a binding between exchanges; a missing one changes nothing."""
         exchange, target = self.exchanges.get(source), self.exchanges.get(destination)
         if exchange is not None and target is not None and exchange.unbind(target, routing_key, arguments):
+            if target.durable:
+                self._journal_unbinding(exchange, target, routing_key, arguments)
             self._auto_delete_exchange(exchange)
 
     def _exchange(self, name: str) -> Exchange:
@@ -229,6 +254,8 @@ class Topology:
         self.queues[name] = queue
         if owner is not None:
             owner.exclusive_queues.append(queue)
+        elif queue.durable and self._journal is not None:
+            queue.log = self._journal.queue_declared(self.vhost, queue)
         return queue
 
     def _same_or_refuse(self, kind: str, name: str, existing: object, wanted: Mapping[str, Any]) -> None:
@@ -267,7 +294,8 @@ class Topology:
         """Route what ``exchange`` gets and the key matches to the queue."""
         queue = self.queue(name, connection)
         source = self._exchange(exchange)
-        source.bind(queue, routing_key, arguments)
+        if source.bind(queue, routing_key, arguments) and queue.log is not None:
+            self._journal_binding(source, queue, routing_key, arguments)
         queue.bound_to.add(source)
 
     def unbind_queue(
@@ -285,6 +313,8 @@ class Topology:
         if queue is not None and source is not None:
             self._check_owner(queue, connection)
             if source.unbind(queue, routing_key, arguments):
+                if queue.log is not None:
+                    self._journal_unbinding(source, queue, routing_key, arguments)
                 self._auto_delete_exchange(source)
 
     def purge_queue(self, connection: ClientConnection, name: str) -> int:
@@ -319,6 +349,8 @@ class Topology:
         del self.queues[queue.name]
         if queue.owner is not None:
             queue.owner.exclusive_queues.remove(queue)
+        if queue.log is not None:
+            queue.log.deleted()
         for consumer in queue.rota:
             del consumer.channel.consumers[consumer.tag]
             queue.rota.remove(consumer)
@@ -328,6 +360,38 @@ class Topology:
             self._auto_delete_exchange(exchange)
         if queue.awaited:
             self.room(queue)
+
+    # -- after a restart ---------------------------------------------------------------------------------------
+
+    def restore(self, stored: StoredHost) -> None:
+        """Take back what a journal kept of this virtual host, which must be empty, and do what fell due meanwhile.
+
+        A queue's ``x-expires`` counts anew from now (RabbitMQ docs, Time-To-Live, Queue TTL).
+        """
+        for exchange in stored.exchanges:
+            self.exchanges[exchange.name] = EXCHANGE_TYPES[exchange.kind](
+                exchange.name,
+                durable=True,
+                auto_delete=exchange.auto_delete,
+                internal=exchange.internal,
+                arguments=exchange.arguments,
+            )
+        for kept in stored.queues:
+            queue = Queue(kept.name, self, kept.arguments, durable=True, auto_delete=kept.auto_delete, owner=None)
+            queue.log = kept.log
+            self.queues[kept.name] = queue
+        for binding in stored.bindings:
+            source = self.exchanges[binding.source]
+            if binding.to_queue:
+                queue = self.queues[binding.destination]
+                source.bind(queue, binding.routing_key, binding.arguments)
+                queue.bound_to.add(source)
+            else:
+                source.bind(self.exchanges[binding.destination], binding.routing_key, binding.arguments)
+        for kept in stored.queues:
+            self.queues[kept.name].reinstate(kept.entries, kept.stranded, kept.seen)
+        self._settle()
+        self._run_due()
 
     # -- time --------------------------------------------------------------------------------------------------
 

@@ -19,9 +19,10 @@ class CarriedMessage(Message):
     """A message whose ``content`` (packed properties and headers) nobody has opened yet.
 
     rules: the headers of RULE_HEADERS that the message has, or None; the delay is among them until it is read.
+    persistent: whether a journal keeps it.
     """
 
-    __slots__ = ("content", "rules")
+    __slots__ = ("content", "persistent", "rules")
 
     def __init__(
         self,
@@ -33,10 +34,12 @@ class CarriedMessage(Message):
         priority: int | None = None,
         expiration: str | None = None,
         rules: dict[str, Any] | None = None,
+        persistent: bool = True,
     ) -> None:
         """Raises InvalidArgument for a priority, expiration or delay out of range."""
         self.content = content
         self.rules = rules
+        self.persistent = persistent  # type: ignore[misc]  # a slot here, there what is read from the properties
         self.body = body
         self.exchange = exchange
         self.routing_key = routing_key
@@ -84,4 +87,5 @@ class CarriedMessage(Message):
             priority=properties.get("priority"),
             expiration=properties.get("expiration"),
             rules={name: headers[name] for name in RULE_HEADERS if name in headers} or None,
+            persistent=self.persistent,
         )
