@@ -1,0 +1,151 @@
+"""Reading a journal's files after a stop, however it came.
+
+A torn tail is what a write that was not finished leaves: bytes at the end of the newest file that are no whole block.
+Nobody was told that they were safe, so they are cut off. Anything else that is no good block is damage: the file is
+kept as a copy under another name, all good blocks of it are used, and the log says what may be missing or come back.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from itertools import pairwise
+
+from transports.broker.journal.blocks import (
+    HEAD_SIZE,
+    HEADER_SIZE,
+    VERSION,
+    Damage,
+    Header,
+    pack_header,
+    read_blocks,
+    unpack_header,
+)
+from transports.broker.journal.directory import JournalDirectory
+from transports.broker.journal.errors import JournalError, JournalVersionError
+from transports.broker.journal.replay import Replay
+from transports.broker.journal.writer import Segment
+
+__all__ = ["Reading", "read_journal"]
+
+logger = logging.getLogger("transports.broker")
+
+
+@dataclass(slots=True)
+class Reading:
+    """What was found.
+
+    salt: of this journal, new for an empty one. number: of the newest file, 0 where there is none.
+    """
+
+    replay: Replay
+    segments: list[Segment]
+    salt: bytes
+    number: int
+
+
+def read_journal(directory: JournalDirectory, now: float) -> Reading:
+    """Read all files, oldest first, mending what is torn or damaged. now: POSIX seconds.
+
+    Raises JournalVersionError before anything is touched; JournalError where a file cannot be read at all.
+    """
+    numbers = directory.numbers()
+    headers = {number: _header(directory, number) for number in numbers}
+    known = [header.salt for header in headers.values() if header is not None]
+    salt = known[0] if known else os.urandom(8)
+    reading = Reading(Replay(now), [], salt, numbers[-1] if numbers else 0)
+    for before, number in pairwise(numbers):
+        if number != before + 1:
+            logger.error(
+                "journal %s: the files between %d and %d are missing; messages in them are lost, messages whose end "
+                "stood in them come back",
+                directory.path,
+                before,
+                number,
+            )
+    for number in numbers:
+        segment = _read_file(directory, number, headers[number], reading, newest=number == numbers[-1])
+        if segment is None:
+            reading.number = number - 1
+        else:
+            reading.segments.append(segment)
+    return reading
+
+
+def _header(directory: JournalDirectory, number: int) -> Header | None:
+    path = directory.file(number)
+    try:
+        with path.open("rb") as file:
+            header = unpack_header(file.read(HEADER_SIZE))
+    except OSError as error:
+        raise JournalError.of("cannot read", path, error) from error
+    if header is not None and header.version != VERSION:
+        raise JournalVersionError(path, header.version, VERSION)
+    return header
+
+
+def _read_file(
+    directory: JournalDirectory, number: int, header: Header | None, reading: Reading, *, newest: bool
+) -> Segment | None:
+    path = directory.file(number)
+    try:
+        data = path.read_bytes()
+        if newest and len(data) < HEADER_SIZE:
+            logger.warning("journal file %s: torn at byte 0, cut off: %d bytes", path, len(data))
+            path.unlink()
+            return None
+        blocks, damages = [], []
+        if header is None:
+            damages.append(Damage(0, HEADER_SIZE))
+        for found in read_blocks(data, reading.salt):
+            if isinstance(found, Damage):
+                damages.append(found)
+            else:
+                blocks.append(found)
+        segment = Segment(number, len(data))
+        if newest and len(damages) == 1 and damages[0].end == len(data) and header is not None:
+            torn = damages[0]
+            logger.warning(
+                "journal file %s: torn at byte %d, cut off: %d bytes that no publisher was told were safe",
+                path,
+                torn.start,
+                torn.end - torn.start,
+            )
+            os.truncate(path, torn.start)
+            segment.size = torn.start
+        elif damages:
+            segment.size = _mend(directory, number, data, [(one.start, one.end) for one in blocks], damages, reading)
+    except OSError as error:
+        raise JournalError.of("cannot read or mend", path, error) from error
+    for block in blocks:
+        try:
+            entered, size = reading.replay.apply(data, block.start, block.end)
+        except ValueError as error:
+            raise JournalError(f"{path} cannot be understood, at byte {block.start}: {error}", path) from error
+        segment.entered += entered
+        segment.entered_bytes += size
+    return segment
+
+
+def _mend(
+    directory: JournalDirectory,
+    number: int,
+    data: bytes,
+    blocks: list[tuple[int, int]],
+    damages: list[Damage],
+    reading: Reading,
+) -> int:
+    """Keep the file as a copy, put its good blocks in its place, and say so; return the bytes of the good ones."""
+    good = [pack_header(number, reading.salt), *(data[start - HEAD_SIZE : end] for start, end in blocks)]
+    mended = b"".join(good)
+    aside = directory.set_aside(number, mended)
+    logger.error(
+        "journal file %s is damaged (%s); it is kept as %s and the %d good blocks are used. Messages that stood in the "
+        "damaged parts are lost; messages that were settled there come back and are delivered again",
+        directory.file(number),
+        ", ".join(f"bytes {one.start} to {one.end}" for one in damages),
+        aside.name,
+        len(blocks),
+    )
+    return len(mended)

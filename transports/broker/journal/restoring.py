@@ -1,0 +1,85 @@
+"""From what a journal's files say to what a broker takes back."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from transports.broker.journal.definitions import Definition
+from transports.broker.journal.queue_log import FileQueueLog
+from transports.broker.journal.records import DELAYED, REDELIVERED, STRANDED, TIMED
+from transports.broker.journal.replay import Found, Replay
+from transports.engine import Entry, QueueArguments
+from transports.engine.dead_letter import Stranded
+from transports.engine.journal import StoredBinding, StoredExchange, StoredHost, StoredQueue
+from transports.engine.message import DELAYED as IS_DELAYED
+
+__all__ = ["stored_hosts"]
+
+logger = logging.getLogger("transports.broker")
+
+
+def stored_hosts(replay: Replay, offset: float, log_of: Callable[[Definition], FileQueueLog]) -> dict[str, StoredHost]:
+    """Return what survives of each virtual host, emptying ``replay``.
+
+    offset: POSIX time minus the clock's reading. log_of: returns the log of a queue that is defined.
+    """
+    hosts: dict[str, StoredHost] = {}
+
+    def host(vhost: str) -> StoredHost:
+        return hosts.setdefault(vhost, StoredHost())
+
+    definitions = replay.definitions
+    for _, vhost, name, kind, auto_delete, internal, arguments in definitions.exchanges:
+        host(vhost).exchanges.append(
+            StoredExchange(name=name, kind=kind, auto_delete=auto_delete, internal=internal, arguments=arguments)
+        )
+    for definition in definitions.queues.values():
+        _, vhost, name, number, auto_delete, fields = definition
+        log = log_of(definition)
+        queue = StoredQueue(name=name, arguments=QueueArguments(**fields), auto_delete=auto_delete, log=log)
+        _fill(queue, log, replay.entries.pop(number, {}), offset)
+        queue.seen.update((key, until - offset) for key, until in replay.seen.pop(number, {}).items())
+        host(vhost).queues.append(queue)
+    for _, vhost, source, to_queue, destination, routing_key, arguments in definitions.bindings:
+        host(vhost).bindings.append(
+            StoredBinding(
+                source=source,
+                destination=destination,
+                to_queue=to_queue,
+                routing_key=routing_key,
+                arguments=arguments,
+            )
+        )
+    homeless = sum(map(len, replay.entries.values()))
+    if homeless:
+        logger.error(
+            "%d messages of the journal are in %d queues whose declaration is lost; they are in the copies of the "
+            "damaged files only",
+            homeless,
+            len(replay.entries),
+        )
+    return hosts
+
+
+def _fill(queue: StoredQueue, log: FileQueueLog, found: dict[int, Found], offset: float) -> None:
+    live = log.live
+    for name, one in found.items():
+        message = one.message.whole()
+        if one.flags & STRANDED:
+            letter = Stranded(message, *one.message.letter())
+            letter.stored = name
+            live[name] = letter
+            queue.stranded.append(letter)
+            continue
+        entry = Entry(message, one.place, one.since - offset)
+        entry.stored = name
+        entry.returns = one.returns
+        entry.redelivered = one.delivered or bool(one.flags & REDELIVERED)
+        if one.flags & DELAYED:
+            entry.state = IS_DELAYED
+            entry.due = one.time - offset
+        elif one.flags & TIMED:
+            entry.expires_at = one.time - offset
+        live[name] = entry
+        queue.entries.append(entry)
