@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -52,8 +53,11 @@ def check_store_url(url: str, *, variable: str = VARIABLE, allowed: str = ALLOWE
     raise ConfigurationError(variable, parsed.render_as_string(), allowed)
 
 
-def open_database(url: sa.URL) -> sa.Engine:
-    """Return an engine for ``url``; it connects when it is first used."""
+def open_database(url: sa.URL, *, synced: bool = True) -> sa.Engine:
+    """Return an engine for ``url``; it connects when it is first used.
+
+    synced: whether what SQLite has committed outlives a power failure, and not only the death of its process.
+    """
     if url.get_backend_name() == "postgresql":
         arguments = {} if "connect_timeout" in url.query else {"connect_timeout": CONNECT_SECONDS}
         return sa.create_engine(url, pool_pre_ping=True, connect_args=arguments)
@@ -62,14 +66,14 @@ def open_database(url: sa.URL) -> sa.Engine:
         # Every further connection would have a database of its own.
         options |= {"poolclass": QueuePool, "pool_size": 1, "max_overflow": 0}
     engine = sa.create_engine(url, **options)
-    sa.event.listen(engine, "connect", _prepare_sqlite)
+    sa.event.listen(engine, "connect", partial(_prepare_sqlite, "FULL" if synced else "NORMAL"))
     sa.event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 
-def _prepare_sqlite(connection: Any, _: Any) -> None:
+def _prepare_sqlite(synchronous: str, connection: Any, _: Any) -> None:
     connection.isolation_level = None  # transactions begin where _begin_sqlite says
-    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute(f"PRAGMA synchronous={synchronous}")
     deadline = time.monotonic() + LOCK_SECONDS
     while True:
         try:
