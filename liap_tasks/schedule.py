@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from celery.app.task import Context
 from kombu.exceptions import ChannelError
 from pydantic import BaseModel, ConfigDict
 
@@ -58,7 +59,7 @@ def cancel(app: LiapApp, task_id: str) -> bool:
     """Cancel a delayed call for good; False when none of this id is waiting any more.
 
     Held by the broker: exactly one of two happens, it is cancelled or it is delivered. Held by a worker: it is revoked.
-    The lock of a unique call is free again: at once, or when the worker that holds it would have begun it.
+    The lock of a unique call is free again.
     Raises ScheduleError where workers hold them and none answers.
     """
     if app.broker_holds_delays:
@@ -69,10 +70,13 @@ def cancel(app: LiapApp, task_id: str) -> bool:
             for known in headers:
                 app.unique_locks.release_message(known)
         return any(found)
-    held = any(call.id == task_id for call in _held_by_workers(app))
+    held = [told["request"] for _, told in _told_by_workers(app) if told["request"]["id"] == task_id]
     if held:
         app.control.revoke(task_id)
-    return held
+    for request in held:
+        call = Context(id=task_id, args=request.get("args"), kwargs=request.get("kwargs"))
+        app.unique_locks.release_call(app.tasks.get(request["name"]), call)
+    return bool(held)
 
 
 def reschedule(app: LiapApp, task_id: str, *, countdown: float | None = None, eta: datetime | None = None) -> bool:
@@ -127,7 +131,8 @@ def _held_by_broker(app: LiapApp) -> Iterator[ScheduledCall]:
                 )
 
 
-def _held_by_workers(app: LiapApp) -> Iterator[ScheduledCall]:
+def _told_by_workers(app: LiapApp) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Ask all workers; yield (worker, {eta, priority, request}) for each call that they hold."""
     answers: Any = app.control.inspect(timeout=ASK_SECONDS).scheduled()
     if answers is None:
         raise ScheduleError(
@@ -136,13 +141,18 @@ def _held_by_workers(app: LiapApp) -> Iterator[ScheduledCall]:
         )
     for worker, calls in answers.items():
         for call in calls:
-            request = call["request"]
-            yield ScheduledCall(
-                id=request["id"],
-                task=request["name"],
-                due=datetime.fromisoformat(call["eta"]),
-                queue=request["delivery_info"].get("routing_key"),
-                worker=worker,
-                args=str(request.get("args") or ""),
-                kwargs=str(request.get("kwargs") or ""),
-            )
+            yield worker, call
+
+
+def _held_by_workers(app: LiapApp) -> Iterator[ScheduledCall]:
+    for worker, call in _told_by_workers(app):
+        request = call["request"]
+        yield ScheduledCall(
+            id=request["id"],
+            task=request["name"],
+            due=datetime.fromisoformat(call["eta"]),
+            queue=request["delivery_info"].get("routing_key"),
+            worker=worker,
+            args=str(request.get("args") or ""),
+            kwargs=str(request.get("kwargs") or ""),
+        )

@@ -11,15 +11,17 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from liap_tasks import ConfigurationError, UniqueStoreError, load_settings
+from liap_tasks.unique import memory, sql
 from liap_tasks.unique.lock import FORGOTTEN_AFTER, Lock, UniqueStore
 from liap_tasks.unique.memory import MemoryStore, memory_store
 from liap_tasks.unique.opening import open_store, store_url
-from liap_tasks.unique.sql import SWEEP_EVERY
+from liap_tasks.unique.sql import SqlStore
 from tests.liap_tasks.conftest import Clock
 from tests.servers.postgres import empty_schema
 from transports import get_broker, reset_broker
@@ -176,18 +178,28 @@ def test_of_many_at_once_one_gets_the_lock(open_one: Open, key: str) -> None:
     assert sorted(got) == [0, 1, 2, 3, 4]
 
 
-def test_keys_that_nobody_uses_are_forgotten_and_their_tokens_still_grow(clock: Clock, tmp_path: Path) -> None:
-    for url in ("memory://", f"sqlite:///{tmp_path}/locks.sqlite3"):
-        store = open_store(url, broker_url=f"liap-memory:///{uuid4().hex}", clock=clock)
-        first = store.acquire("old", "call-1", LEASE)
-        store.release("old", "call-1", first.token)
-        clock.now += FORGOTTEN_AFTER + 1
-        for number in range(SWEEP_EVERY):
-            store.acquire(f"new-{number % 10}" if url != "memory://" else f"new-{number}", "call-1", LEASE)
-        if isinstance(store, MemoryStore):
-            assert "old" not in store._locks
-        assert store.acquire("old", "call-2", LEASE).token > first.token
-        store.close()
+@pytest.mark.parametrize("place", ["memory", "sqlite"])
+def test_keys_that_nobody_uses_are_forgotten_and_their_tokens_still_grow(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock, tmp_path: Path, place: str
+) -> None:
+    monkeypatch.setattr(memory, "SWEEP_FROM", 10)
+    monkeypatch.setattr(sql, "SWEEP_EVERY", 10)
+    url = "memory://" if place == "memory" else f"sqlite:///{tmp_path}/locks.sqlite3"
+    store = open_store(url, broker_url=f"liap-memory:///{uuid4().hex}", clock=clock)
+    first = store.acquire("old", "call-1", LEASE)
+    store.release("old", "call-1", first.token)
+    clock.now += FORGOTTEN_AFTER + 1
+    for number in range(12):
+        store.acquire(f"new-{number}", "call-1", LEASE)
+
+    if isinstance(store, SqlStore):
+        with store._transaction() as connection:
+            known = set(connection.execute(sa.text("SELECT lock_key FROM unique_locks")).scalars())
+    else:
+        known = set(store._locks)
+    assert known == {f"new-{number}" for number in range(12)}
+    assert store.acquire("old", "call-2", LEASE).token > first.token
+    store.close()
 
 
 def test_without_a_clock_of_the_test_the_time_is_the_server_s(url: str, key: str) -> None:

@@ -39,19 +39,9 @@ from liap_tasks.testing.isolation import isolated
 from liap_tasks.unique.memory import MemoryStore
 from liap_tasks.unique.running import UniqueAttempt
 from tests.liap_tasks.conftest import DEADLINE, Outcomes
-from tests.liap_tasks.unique.conftest import Settling
+from tests.liap_tasks.unique.conftest import Settling, wait_until
 
 Stats = Callable[..., dict[str, float]]
-
-
-def wait_until(condition: Callable[[], Any]) -> None:
-    """Wait for what no event tells of."""
-    waiting = threading.Event()
-    for _ in range(round(DEADLINE / 0.01)):
-        if condition():
-            return
-        waiting.wait(0.01)
-    raise AssertionError("it did not happen in time")
 
 
 # -- callers ---------------------------------------------------------------------------------------------------
