@@ -319,12 +319,7 @@ class LiapApp(Celery):
     @cached_property
     def dead_letter_policy(self) -> DeadLetterPolicy:
         """The policy of tasks that have none of their own, and of messages that are no task known here."""
-        settings = self.settings
-        return DeadLetterPolicy(
-            max_retries=settings.dlq_max_retries,
-            retry_delay=settings.dlq_retry_delay,
-            ttl=timedelta(hours=settings.dlq_retention_hours),
-        )
+        return self.settings.dead_letter_policy
 
     def dead_letter_policy_of(self, task_name: str | None) -> DeadLetterPolicy:
         """Return what becomes of the dead letters of a task."""

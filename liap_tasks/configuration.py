@@ -29,6 +29,7 @@ __all__ = [
     "celery_configuration",
     "dead_letter_queue",
     "work_queue",
+    "work_queue_arguments",
 ]
 
 DEFAULT_QUEUE = "liap_tasks"
@@ -96,7 +97,19 @@ def dead_letter_queue() -> Queue:
 
 
 def work_queue(name: str, settings: Settings) -> WorkQueue:
-    """Return a task queue with the settings' bound and TTL; what cannot stay in it goes to the dead letters.
+    """Return a task queue with the settings' bound and TTL; what cannot stay in it goes to the dead letters."""
+    return WorkQueue(
+        name,
+        exchange=Exchange(name, type="direct", durable=True),
+        routing_key=name,
+        durable=True,
+        dead_letters=dead_letter_queue(),
+        queue_arguments=work_queue_arguments(settings),
+    )
+
+
+def work_queue_arguments(settings: Settings) -> dict[str, Any]:
+    """Return the arguments that a task queue is declared with.
 
     A full queue refuses publishes (``QueueFullError`` in the caller): a publisher that knows can wait, one that is not
     told cannot. RabbitMQ's queues are declared with priorities; ours have them or not as the broker URL says.
@@ -115,14 +128,7 @@ def work_queue(name: str, settings: Settings) -> WorkQueue:
         arguments["x-deduplication-window"] = round(settings.dedup_window_seconds * 1000)
     if is_amqp(settings.broker_url):
         arguments["x-max-priority"] = int(MessagePriority.CRITICAL)
-    return WorkQueue(
-        name,
-        exchange=Exchange(name, type="direct", durable=True),
-        routing_key=name,
-        durable=True,
-        dead_letters=dead_letter_queue(),
-        queue_arguments=arguments,
-    )
+    return arguments
 
 
 class NotChosen(int):

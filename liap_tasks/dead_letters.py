@@ -9,7 +9,7 @@ attempts, queue, exchange, routing_key, task, id, time). A broker's dead letter 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -29,7 +29,18 @@ from liap_tasks.time_source import clock_of
 if TYPE_CHECKING:
     from liap_tasks.application import LiapApp
 
-__all__ = ["HEADER", "DeadLetterRecord", "count", "peek", "publish", "publish_message", "publish_routed"]
+__all__ = [
+    "HEADER",
+    "DeadLetterRecord",
+    "count",
+    "death_record",
+    "look_into",
+    "peek",
+    "publish",
+    "publish_message",
+    "publish_received",
+    "publish_routed",
+]
 
 HEADER = "x-liap-dead-letter"
 CONTINUES_HEADER = "x-group-continues"
@@ -67,6 +78,40 @@ class DeadLetterRecord(BaseModel):
     kwargs: dict[str, Any] | None = None
 
 
+def death_record(
+    verdict: DeadLetter,
+    *,
+    task: str | None = None,
+    id: str | None = None,
+    queue: str,
+    exchange: str = "",
+    routing_key: str = "",
+    error: BaseException | None = None,
+    traceback: str | None = None,
+    attempts: Sequence[Attempt] = (),
+    at: float,
+) -> dict[str, Any]:
+    """Return the table of the header ``x-liap-dead-letter``; its letter_id is a new one.
+
+    task, id: what it was. queue, exchange, routing_key: where it was to be processed. at: POSIX seconds of death.
+    """
+    return {
+        "letter_id": str(uuid4()),
+        "reason": verdict.reason.value,
+        "detail": verdict.detail,
+        "task": task,
+        "id": id,
+        "queue": queue,
+        "exchange": exchange,
+        "routing_key": routing_key,
+        "exception": None if error is None else type(error).__qualname__,
+        "message": None if error is None else shorten(str(error), MAX_ERROR_TEXT),
+        "traceback": None if traceback is None else shorten(traceback, MAX_TRACEBACK),
+        "attempts": [attempt.model_dump(mode="json") for attempt in attempts],
+        "at": at,
+    }
+
+
 def publish(
     app: LiapApp, request: Any, *, task: str, verdict: DeadLetter, error: BaseException | None, traceback: str
 ) -> None:
@@ -79,21 +124,18 @@ def publish(
     exchange, routing_key = info.get("exchange") or "", info.get("routing_key") or ""
     if request.is_eager and not routing_key:  # it came from no queue: name the one it would have waited in
         routing_key = app.amqp.router.route({}, task)["queue"].name
-    record = {
-        "letter_id": str(uuid4()),
-        "reason": verdict.reason.value,
-        "detail": verdict.detail,
-        "task": task,
-        "id": request.id,
-        "queue": queue_of_origin(app.amqp.queues, exchange, routing_key),
-        "exchange": exchange,
-        "routing_key": routing_key,
-        "exception": None if error is None else type(error).__qualname__,
-        "message": None if error is None else shorten(str(error), MAX_ERROR_TEXT),
-        "traceback": shorten(traceback, MAX_TRACEBACK),
-        "attempts": [attempt.model_dump(mode="json") for attempt in metadata.attempts],
-        "at": clock_of(app).time(),
-    }
+    record = death_record(
+        verdict,
+        task=task,
+        id=request.id,
+        queue=queue_of_origin(app.amqp.queues, exchange, routing_key),
+        exchange=exchange,
+        routing_key=routing_key,
+        error=error,
+        traceback=traceback,
+        attempts=metadata.attempts,
+        at=clock_of(app).time(),
+    )
     limits = request.timelimit or (None, None)
     message = app.amqp.create_task_message(
         request.id,
@@ -149,44 +191,68 @@ def publish_message(
     For what never became a task's request, or not one that can be read. queue: where it came from.
     Returns when the broker has it. Raises DeadLetterError when it has not: then the original must not be acknowledged.
     """
-    headers = {key: value for key, value in (message.headers or {}).items() if key not in NOT_KEPT}
+    headers: Mapping[str, Any] = message.headers or {}
     metadata = MessageMetadata.from_headers(headers)
     info = message.delivery_info or {}
-    record = {
-        "letter_id": str(uuid4()),
-        "reason": verdict.reason.value,
-        "detail": verdict.detail,
-        "task": task or headers.get("task"),
-        "id": headers.get("id"),
-        "queue": queue,
-        "exchange": info.get("exchange") or "",
-        "routing_key": info.get("routing_key") or "",
-        "exception": None if error is None else type(error).__qualname__,
-        "message": None if error is None else shorten(str(error), MAX_ERROR_TEXT),
-        "attempts": [attempt.model_dump(mode="json") for attempt in metadata.attempts],
-        "at": clock_of(app).time(),
-    }
-    properties = {name: value for name, value in (message.properties or {}).items() if name in KEPT_PROPERTIES}
+    record = death_record(
+        verdict,
+        task=task or headers.get("task"),
+        id=headers.get("id"),
+        queue=queue,
+        exchange=info.get("exchange") or "",
+        routing_key=info.get("routing_key") or "",
+        error=error,
+        attempts=metadata.attempts,
+        at=clock_of(app).time(),
+    )
     try:
         with app.producer_or_acquire() as producer:
-            publish_routed(
+            publish_received(
                 producer,
-                message.body,
+                message,
+                record,
                 queue=dead_letter_queue(),
                 exchange=DEAD_LETTER_EXCHANGE,
                 routing_key=queue,
                 declare=[dead_letter_queue()],
-                headers={**headers, HEADER: record},
-                content_type=message.content_type,
-                content_encoding=message.content_encoding,
-                delivery_mode=2,
                 retry=True,
                 retry_policy=app.conf.task_publish_retry_policy,
-                **properties,
             )
     except Exception as failure:
         raise DeadLetterError(f"a message of queue {queue!r} could not be dead-lettered: {failure!r}") from failure
     logger.error("A message of queue %s is a dead letter: %s (%r)", queue, verdict, error)
+
+
+def publish_received(
+    producer: Any,
+    message: Any,
+    record: Mapping[str, Any],
+    *,
+    queue: Queue,
+    exchange: str,
+    routing_key: str,
+    **options: Any,
+) -> None:
+    """Publish a message as it was received (a kombu message) with the record of its death, to a dead-letter queue.
+
+    exchange, routing_key: by which it comes there. options: of ``kombu.Producer.publish``.
+    Raises DeadLetterError when no queue has it, and what the publish raises.
+    """
+    headers = {key: value for key, value in (message.headers or {}).items() if key not in NOT_KEPT}
+    properties = {name: value for name, value in (message.properties or {}).items() if name in KEPT_PROPERTIES}
+    publish_routed(
+        producer,
+        message.body,
+        queue=queue,
+        exchange=exchange,
+        routing_key=routing_key,
+        headers={**headers, HEADER: dict(record)},
+        content_type=message.content_type,
+        content_encoding=message.content_encoding,
+        delivery_mode=2,
+        **properties,
+        **options,
+    )
 
 
 def _encodable(body: Any) -> Any:
@@ -239,14 +305,22 @@ def peek(app: LiapApp, limit: int = 100) -> list[DeadLetterRecord]:
     with app.connection_for_read() as connection, connection.channel() as channel:
         queue = dead_letter_queue().bind(channel)
         queue.declare()
-        if hasattr(channel, "peek"):
-            messages = channel.peek(queue.name, limit)
-        else:
-            # Taken and, when the channel closes, given back in their places.
-            messages = []
-            while len(messages) < limit and (message := queue.get(no_ack=False)) is not None:
-                messages.append(message)
-        return [_record(message) for message in messages]
+        return [_record(message) for message in look_into(queue, limit)]
+
+
+def look_into(queue: Queue, limit: int) -> list[Any]:
+    """Return up to ``limit`` messages that wait in a queue (bound to a channel), oldest first, leaving them there.
+
+    Where the transport cannot show them they are taken and, when the channel is closed, given back in their places.
+    """
+    channel: Any = queue.channel
+    if hasattr(channel, "peek"):
+        shown: list[Any] = channel.peek(queue.name, limit)
+        return shown
+    messages: list[Any] = []
+    while len(messages) < limit and (message := queue.get(no_ack=False)) is not None:
+        messages.append(message)
+    return messages
 
 
 def count(app: LiapApp) -> int:

@@ -7,7 +7,7 @@ id. (AMQP's own ``correlation_id`` property is Celery's: it holds the task id, f
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -50,7 +50,7 @@ class MessageMetadata(BaseModel):
     replays: int = 0
 
     @classmethod
-    def from_headers(cls, headers: Mapping[str, Any] | None) -> MessageMetadata:
+    def from_headers(cls, headers: Mapping[str, Any] | None) -> Self:
         """Return what the headers of a message say; a message of other software says nothing."""
         table = (headers or {}).get(HEADER)
         return cls.model_validate(table) if isinstance(table, Mapping) else cls()

@@ -5,6 +5,7 @@ A wrong value stops start-up with one line naming the variable, its value and wh
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
@@ -12,6 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from liap_tasks.dead_letter_store.database import ALLOWED, check_store_url
 from liap_tasks.errors import ConfigurationError
+from liap_tasks.policies import DeadLetterPolicy
 from liap_tasks.unique.opening import ALLOWED as UNIQUE_ALLOWED
 from liap_tasks.unique.opening import check_unique_store_url
 
@@ -74,6 +76,15 @@ class Settings(BaseSettings):
     def broker_url(self) -> str:
         """The broker: MESSAGE_QUEUE_URL if given, else the usual address of MESSAGE_QUEUE_TYPE."""
         return self.message_queue_url or _URLS[self.message_queue_type]
+
+    @property
+    def dead_letter_policy(self) -> DeadLetterPolicy:
+        """What becomes of dead letters that have no policy of their own."""
+        return DeadLetterPolicy(
+            max_retries=self.dlq_max_retries,
+            retry_delay=self.dlq_retry_delay,
+            ttl=timedelta(hours=self.dlq_retention_hours),
+        )
 
 
 def settings_of(app: Any) -> Settings:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from amqp.exceptions import MessageNacked
+from kombu import Queue
 from kombu.exceptions import OperationalError
 
 from liap_tasks import dead_letters
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from liap_tasks.application import LiapApp
     from liap_tasks.dead_letter_store.letter import Letter
 
-__all__ = ["replay_headers", "send"]
+__all__ = ["publish_replay", "replay_headers", "send"]
 
 # What the death has left, what delays or expires anew, and what kombu has undone already (compression).
 DROPPED = frozenset({dead_letters.HEADER, REDELIVERIES, "x-death", "x-delay", "expires", "compression"})
@@ -33,26 +34,41 @@ def send(app: LiapApp, producer: Any, letter: Letter, queue: str | None = None) 
     Raises ``QueueFullError`` when the queue refuses it, and DeadLetterError when there is no such queue.
     """
     target = queue or letter.queue
-    properties = {name: letter.properties[name] for name in KEPT_PROPERTIES if letter.properties.get(name) is not None}
     try:
-        dead_letters.publish_routed(
+        publish_replay(
             producer,
-            letter.body,
+            letter,
+            target,
             queue=app.amqp.queues.get(target),
-            exchange="",
-            routing_key=target,
-            headers=replay_headers(letter),
-            content_type=letter.content_type or "application/octet-stream",
-            content_encoding=letter.content_encoding or "binary",
-            delivery_mode=2,
             retry=True,
             retry_policy=app.conf.task_publish_retry_policy,
-            **properties,
         )
     except (OperationalError, MessageNacked) as error:  # RabbitMQ's refusal; our transports raise QueueFullError
         if isinstance(error, MessageNacked) or isinstance(error.__cause__, MessageNacked):
             raise app.refusal(target) from error
         raise
+
+
+def publish_replay(producer: Any, letter: Letter, target: str, *, queue: Queue | None, **options: Any) -> None:
+    """Publish a letter through the default exchange to the queue ``target``.
+
+    queue: how the target is declared if it is not there, None: not known here. options: of ``kombu.Producer.publish``.
+    Raises DeadLetterError when there is no such queue, and what the publish raises.
+    """
+    properties = {name: letter.properties[name] for name in KEPT_PROPERTIES if letter.properties.get(name) is not None}
+    dead_letters.publish_routed(
+        producer,
+        letter.body,
+        queue=queue,
+        exchange="",
+        routing_key=target,
+        headers=replay_headers(letter),
+        content_type=letter.content_type or "application/octet-stream",
+        content_encoding=letter.content_encoding or "binary",
+        delivery_mode=2,
+        **properties,
+        **options,
+    )
 
 
 def replay_headers(letter: Letter) -> dict[str, Any]:
