@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from time import monotonic
 from typing import NamedTuple
 
@@ -44,6 +45,11 @@ class Inbox(engine.Sink):
         self._arrived = threading.Condition(threading.Lock())
         self._waiting = 0
         self._closed = False
+        self.on_arrival: Callable[[], None] | None = None
+        """Called after each arrival, in the publisher's thread and with the broker's lock held: note it and return.
+
+        For an event loop that drains when it is told to; while it is set the inbox keeps its owner alive.
+        """
 
     # -- the broker's side, called with its lock held ----------------------------------------------------------
 
@@ -54,12 +60,18 @@ class Inbox(engine.Sink):
         self._arrivals.append(Arrival(channel, consumer, delivery_tag, entry))
         if self._waiting:
             self._wake()
+        tell = self.on_arrival  # its owner may stop to want it at any moment
+        if tell is not None:
+            tell()
 
     def cancelled(self, channel: engine.Channel, consumer: engine.Consumer) -> None:
         """Take the news that a consumer's queue is gone."""
         self._arrivals.append(Arrival(channel, consumer, 0, None))
         if self._waiting:
             self._wake()
+        tell = self.on_arrival  # its owner may stop to want it at any moment
+        if tell is not None:
+            tell()
 
     def recall(self, channel: engine.Channel, consumer_tag: str | None = None) -> list[Arrival]:
         """Take back the unseen arrivals of a channel, or of one of its consumers.
