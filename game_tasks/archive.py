@@ -19,6 +19,8 @@ from game_tasks.events import GameEvent
 
 __all__ = ["GameArchive", "default_archive"]
 
+UNCOUNTED = 0  # the place of an event without a number: before the others of its room or game
+
 _metadata = sa.MetaData()
 _events = sa.Table(
     "events",
@@ -62,9 +64,9 @@ class GameArchive:
         rows = [
             {
                 "event_id": str(event.event_id),
-                "room_id": event.room_id,
+                "room_id": event.room_id or "",
                 "game_id": event.game_id,
-                "sequence": event.sequence,
+                "sequence": event.sequence or UNCOUNTED,
                 "event_type": event.event_type.value,
                 "body": event.model_dump_json(),
             }
@@ -84,7 +86,7 @@ class GameArchive:
         """Store how a game ended, from its ``game.ended`` event; raises ValueError for an event without a game."""
         if event.game_id is None:
             raise ValueError(f"event {event.event_id} of room {event.room_id} belongs to no game")
-        row = {"room_id": event.room_id, "ended": event.timestamp.isoformat(), "result": event.data}
+        row = {"room_id": event.room_id or "", "ended": event.timestamp.isoformat(), "result": event.data}
         statement = self._insert(_games).values(game_id=event.game_id, **row)
         with self._engine.begin() as connection:
             connection.execute(statement.on_conflict_do_update(index_elements=["game_id"], set_=row))

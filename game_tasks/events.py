@@ -63,17 +63,18 @@ EVENT_PRIORITIES: Mapping[GameEventType, MessagePriority] = MappingProxyType(
 
 
 class GameEvent(BaseModel):
-    """One thing that happened in one room.
+    """One thing that happened, in a room as a rule.
 
-    sequence: counts the room's events from 1 without gaps. player_id: whom it is about, if it is about one player.
+    room_id: None for an event of no room. sequence: counts the room's events from 1 without gaps; None for an event
+    that nobody counts, which has no place in the room's history. player_id: whom it is about, if about one player.
     timestamp: when it happened, with its time zone. data: JSON values; NaN and infinities are refused.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     event_type: GameEventType
-    room_id: str = Field(min_length=1)
-    sequence: int = Field(ge=1)
+    room_id: str | None = Field(default=None, min_length=1)
+    sequence: int | None = Field(default=None, ge=1)
     game_id: str | None = None
     player_id: str | None = None
     data: dict[str, JsonValue] = Field(default_factory=dict)

@@ -32,6 +32,6 @@ def replay_game(game_id: str, to: str, *, since: int | datetime | None = None) -
             event_id=f"{event.event_id}/{replay}",
             priority=event.priority,
             ordering_key=event.room_id,
-            headers={ROOM_HEADER: event.room_id},
+            headers={} if event.room_id is None else {ROOM_HEADER: event.room_id},
         )
     return len(events)

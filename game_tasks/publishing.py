@@ -13,7 +13,7 @@ from game_tasks.application import app, game_events
 from game_tasks.events import GameEvent, GameEventType
 from liap_tasks import MessagePriority
 
-__all__ = ["apublish", "publish", "subscribe"]
+__all__ = ["apublish", "publish", "publish_options", "subscribe"]
 
 ROOM_HEADER = "room"
 
@@ -24,7 +24,7 @@ def publish(event: GameEvent, priority: MessagePriority | int | None = None) -> 
     When this returns, the queue of every subscriber whose pattern matches has it. Raises ``QueueFullError`` when one of
     them is full.
     """
-    return game_events.publish(event.event_type.value, event, **_options(event, priority))
+    return game_events.publish(event.event_type.value, event, **publish_options(event, priority))
 
 
 async def apublish(event: GameEvent, priority: MessagePriority | int | None = None, *, timeout: float = 5.0) -> str:
@@ -32,15 +32,18 @@ async def apublish(event: GameEvent, priority: MessagePriority | int | None = No
 
     timeout: seconds it may take. Raises ``BrokerUnavailableError`` when the broker has not taken it by then.
     """
-    return await game_events.apublish(event.event_type.value, event, timeout=timeout, **_options(event, priority))
+    return await game_events.apublish(
+        event.event_type.value, event, timeout=timeout, **publish_options(event, priority)
+    )
 
 
-def _options(event: GameEvent, priority: MessagePriority | int | None) -> dict[str, Any]:
+def publish_options(event: GameEvent, priority: MessagePriority | int | None) -> dict[str, Any]:
+    """Return the options of ``EventExchange.publish`` for an event."""
     return {
         "event_id": event.event_id,
         "priority": event.priority if priority is None else priority,
         "ordering_key": event.room_id,
-        "headers": {ROOM_HEADER: event.room_id},
+        "headers": {} if event.room_id is None else {ROOM_HEADER: event.room_id},
     }
 
 

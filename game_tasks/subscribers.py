@@ -36,7 +36,7 @@ def record(items: list[BatchItem]) -> None:
 def lobby(event: GameEvent) -> None:
     """Tell the lobby who comes, goes and plays; a closed room is cleaned up an hour later."""
     logger.info("room %s: %s %s", event.room_id, event.event_type.value, event.player_id or "")
-    if event.event_type is GameEventType.ROOM_CLOSED:
+    if event.event_type is GameEventType.ROOM_CLOSED and event.room_id is not None:
         clean_up_room.apply_async((event.room_id,), countdown=ROOM_KEPT_SECONDS)
 
 

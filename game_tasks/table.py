@@ -89,7 +89,7 @@ class RoomJournal:
             event_id=self._new_id(),
             timestamp=self._now(),
         )
-        self.recorded = event.sequence
+        self.recorded += 1
         self._on_event(event)
 
     def record_step(self, step: Step) -> GameState:

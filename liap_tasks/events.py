@@ -173,6 +173,10 @@ class EventExchange:
             self._queues = queues
         return self._queues
 
+    def binding_of(self, pattern: str) -> Any:
+        """Return what binds a queue (kombu's) to the events whose routing key matches ``pattern``."""
+        return binding(self.exchange, routing_key=pattern)
+
     def _binding(self, subscription: Subscription) -> binding:
         if not subscription.match:
             return binding(self.exchange, routing_key=subscription.pattern)

@@ -66,3 +66,10 @@ def test_default_archive_is_the_file_named_by_the_environment(tmp_path: Path, mo
     monkeypatch.setenv("GAME_ARCHIVE_PATH", str(path))
     assert default_archive() is default_archive()
     assert path.exists()
+
+
+def test_an_event_of_no_room_and_without_a_number_is_stored_once(archive: GameArchive) -> None:
+    uncounted, counted = GameEvent(event_type=GameEventType.STATE_CHANGED, game_id="g1"), event(1)
+    assert archive.store_events([counted, uncounted]) == 2
+    assert archive.store_event(uncounted) is False
+    assert archive.events_of_game("g1") == [uncounted, counted]

@@ -20,8 +20,8 @@ JSON = st.recursive(
 EVENTS = st.builds(
     GameEvent,
     event_type=st.sampled_from(GameEventType),
-    room_id=st.text(min_size=1),
-    sequence=st.integers(min_value=1),
+    room_id=st.none() | st.text(min_size=1),
+    sequence=st.none() | st.integers(min_value=1),
     game_id=st.none() | st.text(),
     player_id=st.none() | st.text(),
     data=st.dictionaries(st.text(), JSON, max_size=4),
