@@ -33,3 +33,8 @@ class Bell:
         """Called by the event loop before it looks; what is told from now on rings again."""
         self._heard.recv(4096)
         self._ringing = False
+
+    def close(self) -> None:
+        """Free the sockets; it must not be rung any more."""
+        self._heard.close()
+        self._rung.close()

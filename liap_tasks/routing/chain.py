@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from kombu import Queue
 
 from liap_tasks.routing.message import Filter, RoutedMessage
 from liap_tasks.routing.router import Route, Router
+
+if TYPE_CHECKING:
+    from liap_tasks.messaging.queues import MessageQueue
 
 __all__ = ["RouterChain"]
 
@@ -38,6 +43,11 @@ class RouterChain(Router):
         """Return how a queue was registered to be declared, here or with one of the routers."""
         known = (router.declared_queue(name) for router in self.routers)
         return super().declared_queue(name) or next((queue for queue in known if queue is not None), None)
+
+    def registered_object(self, name: str) -> MessageQueue | None:
+        """Return the queue object that was registered here or with one of the routers."""
+        known = (router.registered_object(name) for router in self.routers)
+        return super().registered_object(name) or next((queue for queue in known if queue is not None), None)
 
     def find(self, message: RoutedMessage) -> str | None:
         """Return the one queue of a call, None when there is none."""

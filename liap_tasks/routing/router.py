@@ -14,13 +14,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from kombu import Queue
 
 from liap_tasks.errors import RoutingError
 from liap_tasks.routing.matching import ExactPatterns, Patterns
 from liap_tasks.routing.message import Filter, RoutedMessage
+
+if TYPE_CHECKING:
+    from liap_tasks.messaging.message import Message
+    from liap_tasks.messaging.queues import MessageQueue
+    from liap_tasks.policies import DeliveryOptions
 
 __all__ = ["Route", "Router"]
 
@@ -58,6 +63,7 @@ class Router:
         self.alternate = alternate
         self._patterns: Patterns[Route] = self.new_patterns()
         self._queues: dict[str, Queue | None] = {}
+        self._opened: dict[str, MessageQueue] = {}
         self._routes: list[Route] = []
         self._registered = 0
         self._lock = threading.Lock()
@@ -70,10 +76,20 @@ class Router:
 
     # -- rules -------------------------------------------------------------------------------------------------
 
-    def register_queue(self, name: str, queue: Queue | None = None) -> None:
-        """Make a queue known. queue: how it is declared; None leaves that to the app (bounds, TTL, dead letters)."""
+    def register_queue(self, name: str, queue: Queue | MessageQueue | None = None) -> None:
+        """Make a queue known. queue: how it is declared; None leaves that to the app (bounds, TTL, dead letters).
+
+        A queue object (:class:`liap_tasks.messaging.MessageQueue`) is also what :meth:`route` puts messages into.
+        """
+        declared: Queue | None
         with self._lock:
-            self._queues[name] = queue
+            if queue is None or isinstance(queue, Queue):
+                declared = queue
+                self._opened.pop(name, None)
+            else:
+                declared = queue.declaration
+                self._opened[name] = queue
+            self._queues[name] = declared
 
     def register_route(self, pattern: str, queue: str, filter: Filter | None = None, priority: int = 0) -> Route:
         """Send messages whose key matches ``pattern``, and that ``filter`` lets pass, to ``queue``.
@@ -113,6 +129,10 @@ class Router:
         """Return how a queue was registered to be declared; None leaves it to the app."""
         return self._queues.get(name)
 
+    def registered_object(self, name: str) -> MessageQueue | None:
+        """Return the queue object of a name, None if none was registered."""
+        return self._opened.get(name)
+
     def task_queues(self) -> list[Queue]:
         """Return the queues for Celery's ``task_queues``, for an app that is not ours."""
         return [self.declared_queue(name) or Queue(name, routing_key=name) for name in self.queue_names()]
@@ -149,6 +169,43 @@ class Router:
         if not queues and self.alternate is not None:
             queues = [self.alternate]
         return [self._count(queue) for queue in queues]
+
+    async def route(
+        self, message: Message, key: str | None = None, options: DeliveryOptions | None = None
+    ) -> list[str]:
+        """Put a message into the queue of every route that matches, and return the queues' names.
+
+        key: what patterns are matched with; a router that looks at the content needs none. A queue that no object was
+        registered for is opened by its name on the settings' broker. Raises RoutingError when there is no queue. What
+        a queue raises (QueueFullError), is raised when the others have the message, several errors as an
+        ExceptionGroup.
+        """
+        names = self.destinations(
+            RoutedMessage(
+                key=key or "", payload=message.payload, headers=message.headers, priority=int(message.priority)
+            )
+        )
+        errors: list[Exception] = []
+        for name in names:
+            try:
+                await self._open(name).enqueue(message, options)
+            except Exception as error:  # noqa: BLE001 - raised in the end
+                errors.append(error)
+        if len(errors) == 1:
+            raise errors[0]
+        if errors:
+            raise ExceptionGroup(f"several queues of router {self.name!r} refused a message", errors)
+        return names
+
+    def _open(self, name: str) -> MessageQueue:
+        from liap_tasks.messaging.queues import MessageQueue  # that package offers the routers, too
+
+        opened = self.registered_object(name)
+        if opened is None:
+            declared = MessageQueue(name)
+            with self._lock:
+                opened = self._opened.setdefault(name, declared)
+        return opened
 
     def _count(self, queue: str) -> str:
         with self._lock:

@@ -1,0 +1,205 @@
+"""A dead-letter queue whose letters are retried by themselves, after a delay that grows.
+
+The broker holds the delay: a letter that is to be retried waits in the queue it goes back to, as a delayed message
+(``x-delay``), and becomes ready by itself when its time has come, whether this object still exists or not. Until then
+it counts as a dead letter: it is shown, can be cancelled, recovered or sent at once. So this needs a broker that holds
+delayed messages.
+
+Which letters: those of a reason that may pass (``DeadLetterPolicy.retry_reasons``), ``max_retries`` times over all
+their lives; the others wait for somebody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from kombu import Producer
+
+from liap_tasks.dead_letter_store.letter import Letter
+from liap_tasks.dead_letters import HEADER, publish_routed
+from liap_tasks.errors import DeadLetterError
+from liap_tasks.messaging.dead_letter_queue import DeadLetterEntry, DeadLetterQueue
+from liap_tasks.messaging.message import RETRY_HEADER, Message, body_of, identity_of, message_from
+from liap_tasks.messaging.queues import MessageQueue
+from liap_tasks.messaging.sending import refuse_delay
+from liap_tasks.metadata import Attempt
+from liap_tasks.policies import DeadLetterPolicy, DeadLetterReason
+from transports import QueueFullError
+
+__all__ = ["RetryableDeadLetterQueue"]
+
+
+class RetryableDeadLetterQueue(DeadLetterQueue):
+    """A dead-letter queue with automatic retries; see :class:`DeadLetterQueue` for its arguments."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._retry_queues: dict[str, MessageQueue] = {}
+
+    def register_retry_queue(self, name: str, queue: MessageQueue) -> None:
+        """Retry letters whose queue is ``name`` by sending them to ``queue``.
+
+        With one queue registered, letters whose queue nobody knows go there too.
+        Raises InvalidArgumentError for a queue on a broker that holds no delayed messages.
+        """
+        if not queue.link.holds_delays:
+            refuse_delay(float(self.policy.retry_delay), queue.url)  # type: ignore[arg-type]  # it keeps seconds
+        self._retry_queues[name] = queue
+
+    def _target(self, letter: Letter) -> MessageQueue | None:
+        return self._retry_queue(letter.queue)
+
+    def _retry_queue(self, name: str) -> MessageQueue | None:
+        if not name and len(self._retry_queues) == 1:
+            return next(iter(self._retry_queues.values()))
+        return self._retry_queues.get(name)
+
+    async def _keep(self, message: Message, record: Mapping[str, Any], policy: DeadLetterPolicy) -> None:
+        """Publish a letter: as a delayed message to the queue that retries it, else to this queue."""
+        target = self._retry_queue(record["queue"])
+        replays, now = message.metadata.replays, float(record["at"])
+        due = policy.retry_at(record["reason"], replays=replays, died_at=now)
+        if target is not None and due is not None:
+            try:
+                await self._schedule(target, message, record, due - now)
+            except QueueFullError:
+                pass  # it is not lost: it waits here
+            else:
+                return
+        await super()._keep(message, record, policy)
+
+    async def _schedule(self, target: MessageQueue, message: Message, record: Mapping[str, Any], delay: float) -> None:
+        before = message.metadata
+        waiting = {
+            **record,
+            "dead_letter_queue": self.name,
+            "replays": before.replays,
+            "replayed_from": before.replayed_from,
+        }
+        metadata = before.model_copy(
+            update={
+                "attempts": (),
+                "deadline": None,
+                "replays": before.replays + 1,
+                "replayed_from": record["letter_id"],
+            }
+        )
+        headers = {
+            **message.headers,
+            **metadata.as_headers(),
+            RETRY_HEADER: waiting,
+            "x-deduplication-id": f"replay-{record['letter_id']}",
+        }
+        if round(delay * 1000) > 0:
+            headers["x-delay"] = round(delay * 1000)
+        await target.link.run(
+            lambda channel: publish_routed(
+                Producer(channel),
+                body_of(message),
+                queue=target.declaration,
+                exchange="",
+                routing_key=target.name,
+                headers=headers,
+                message_id=before.message_id,
+                priority=int(message.priority),
+                serializer="json",
+                delivery_mode=2,
+                **target.link.at_once,
+            )
+        )
+
+    # -- letters that wait for their retry ---------------------------------------------------------------------
+
+    def _queues(self) -> Iterable[MessageQueue]:
+        return {(queue.url, queue.name): queue for queue in self._retry_queues.values()}.values()
+
+    async def _scheduled(self, queue: MessageQueue) -> list[tuple[float, Any]]:
+        """Return (when, kombu message) of this queue's letters that wait in ``queue``."""
+        waiting = await queue.link.run(lambda channel: channel.delayed(queue.name))
+        now = queue.link.time()
+        return [(now + left, received) for left, received in waiting if self._is_mine(received.headers)]
+
+    def _is_mine(self, headers: Mapping[str, Any] | None) -> bool:
+        record = (headers or {}).get(RETRY_HEADER)
+        return isinstance(record, Mapping) and record.get("dead_letter_queue") == self.name
+
+    async def _find(self, message_id: str) -> tuple[MessageQueue, Any] | None:
+        for queue in self._queues():
+            for _, received in await self._scheduled(queue):
+                if identity_of(received) == message_id:
+                    return queue, received
+        return None
+
+    async def cancel_retry(self, message_id: str) -> bool:
+        """Let a letter that was to be retried wait for somebody instead; False when no retry of it is waiting."""
+        found = await self._find(message_id)
+        if found is None:
+            return False
+        queue, received = found
+        await super()._keep(*_as_it_died(received), self.policy)
+        if await queue.link.run(lambda channel: channel.cancel_delayed(queue.name, message_id)):
+            return True
+        await self._forget(message_id)  # it has come due meanwhile
+        return False
+
+    async def _forget(self, message_id: str) -> None:
+        if await super().recover(message_id) is None or not await self.acknowledge(message_id):
+            raise DeadLetterError(
+                f"message {message_id} was retried, and its letter in {self.name!r} is in other hands"
+            )
+
+    async def retry(self, message_id: str, target_queue: MessageQueue | None = None) -> bool:
+        """Send a letter back at once, also one whose retry is waiting; see :meth:`DeadLetterQueue.retry`."""
+        found = await self._find(message_id)
+        if found is None:
+            return await super().retry(message_id, target_queue)
+        queue, _ = found
+        if target_queue is not None and (target_queue.url, target_queue.name) != (queue.url, queue.name):
+            return await self.cancel_retry(message_id) and await super().retry(message_id, target_queue)
+        moved = bool(await queue.link.run(lambda channel: channel.reschedule(queue.name, message_id, 0.0)))
+        self._counts["retried"] += moved
+        return moved
+
+    async def recover(self, message_id: str) -> Message | None:
+        """Take a letter's message out, also of one whose retry is waiting; see :meth:`DeadLetterQueue.recover`."""
+        await self.cancel_retry(message_id)
+        return await super().recover(message_id)
+
+    # -- looking in --------------------------------------------------------------------------------------------
+
+    async def inspect(self, limit: int = 100, reason: DeadLetterReason | str | None = None) -> list[DeadLetterEntry]:
+        """Return up to ``limit`` letters, oldest first, with ``retry_at`` of those that are retried by themselves."""
+        entries = await super().inspect(limit, reason)
+        for queue in self._queues():
+            for due, received in await self._scheduled(queue):
+                message, record = _as_it_died(received)
+                received.headers = {**message.headers, **message.metadata.as_headers(), HEADER: record}
+                entries.append(self._entry(received, retry_at=due))
+        entries = [entry for entry in entries if reason in (None, entry.reason)]
+        return sorted(entries, key=lambda entry: entry.died_at)[:limit]
+
+    async def size(self) -> int:
+        """Return how many letters there are, with those that wait for their retry."""
+        return await super().size() + sum([len(await self._scheduled(queue)) for queue in self._queues()])
+
+    def _reasons(self) -> Iterable[str] | None:
+        found = super()._reasons()
+        if found is None:
+            return None
+        waiting = [headers for queue in self._queues() for headers in queue.link.delayed_headers(queue.name)]
+        return [*found, *(str(headers[RETRY_HEADER]["reason"]) for headers in waiting if self._is_mine(headers))]
+
+
+def _as_it_died(received: Any) -> tuple[Message, dict[str, Any]]:
+    """Return the message of a letter that waits for its retry, as it was when it died, and the record of its death."""
+    record = dict(received.headers[RETRY_HEADER])
+    message = message_from(received)
+    message.metadata = message.metadata.model_copy(
+        update={
+            "replays": record.pop("replays"),
+            "replayed_from": record.pop("replayed_from"),
+            "attempts": tuple(Attempt.model_validate(attempt) for attempt in record["attempts"]),
+        }
+    )
+    return message, record
