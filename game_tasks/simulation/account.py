@@ -57,7 +57,7 @@ class Account:
             self.published += 1
             self.most_on_their_way = max(self.most_on_their_way, self.on_their_way)
             self.expected.update(subscribers)
-            self._next.setdefault(event.room_id, 1)
+            self._next.setdefault(_place_of(event)[0], 1)
 
     def close_room(self, room_id: str, events: int) -> None:
         """Note that a room has published its last event, number ``events``."""
@@ -68,7 +68,7 @@ class Account:
     def witness(self, event: GameEvent) -> None:
         """Note an event that has reached its handler."""
         self.latencies.note(time.time() - event.timestamp.timestamp())
-        room, number = event.room_id, event.sequence
+        room, number = _place_of(event)
         with self._changed:
             self.witnessed += 1
             wanted = self._next.get(room)
@@ -113,3 +113,10 @@ class Account:
     def unfinished(self) -> int:
         """Rooms of which the witness has not seen every event."""
         return len(self._next)
+
+
+def _place_of(event: GameEvent) -> tuple[str, int]:
+    """Return an event's room and number; raises ValueError for one that is not counted, as all of a room's are."""
+    if event.room_id is None or event.sequence is None:
+        raise ValueError(f"event {event.event_id} has no place in the history of a room")
+    return event.room_id, event.sequence
