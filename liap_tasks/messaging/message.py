@@ -44,20 +44,15 @@ NOT_OURS = frozenset(
 class MessageMetadata(task_metadata.MessageMetadata):
     """The metadata of one message; unlike that of a task's message it can be set until the message is sent.
 
-    message_id: names the message, wherever it goes. timestamp: POSIX seconds of its making. The others are those of
-    :class:`liap_tasks.MessageMetadata`: source, correlation_id, attempts, deadline, replayed_from, replays.
+    message_id: names the message, wherever it goes; it travels as a property, not in the header. timestamp: POSIX
+    seconds of its making. The others are those of :class:`liap_tasks.MessageMetadata`: source, correlation_id,
+    attempts, deadline, replayed_from, replays.
     """
 
     model_config = ConfigDict(frozen=False, validate_assignment=True)
 
     message_id: str = Field(default_factory=lambda: str(uuid4()))
     timestamp: float | None = Field(default_factory=time.time)
-
-    def as_headers(self) -> dict[str, Any]:
-        """Return the header that carries this; the id travels as a property of the message."""
-        headers = super().as_headers()
-        headers[HEADER].pop("message_id")
-        return headers
 
 
 class Delivery(Protocol):
