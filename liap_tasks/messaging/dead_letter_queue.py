@@ -14,7 +14,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 from kombu import Exchange, Producer, Queue
 
@@ -22,12 +22,12 @@ from liap_tasks.configuration import DEAD_LETTER_QUEUE, dead_letter_queue
 from liap_tasks.dead_letter_store.letter import Letter
 from liap_tasks.dead_letter_store.reading import LetterReader
 from liap_tasks.dead_letter_store.sending import publish_replay
-from liap_tasks.dead_letters import HEADER, death_record, look_into, publish_routed
+from liap_tasks.dead_letters import HEADER, death_record, look_into
 from liap_tasks.errors import DeadLetterError
-from liap_tasks.messaging.link import Link, link_to
+from liap_tasks.messaging.link import LinkedQueue
 from liap_tasks.messaging.message import Message, body_of, identity_of
-from liap_tasks.messaging.queues import MessageQueue, as_far_as_readable, declaring
-from liap_tasks.messaging.sending import refused_by
+from liap_tasks.messaging.queues import MessageQueue, as_far_as_readable
+from liap_tasks.messaging.sending import Outgoing, refused_by, send
 from liap_tasks.policies import DeadLetter, DeadLetterPolicy, DeadLetterReason
 from liap_tasks.policies.durations import Duration, in_seconds
 from liap_tasks.settings import Settings, load_settings
@@ -72,7 +72,7 @@ class DeadLetterEntry:
         return self.letter.died_at
 
 
-class DeadLetterQueue:
+class DeadLetterQueue(LinkedQueue):
     """A queue of dead letters.
 
     name: of the queue, default is the one that the app's dead letters go to. policy: how long a letter is kept
@@ -91,16 +91,14 @@ class DeadLetterQueue:
         settings: Settings | None = None,
     ) -> None:
         settings = settings or load_settings()
-        self.name = name
-        self.url = url or settings.broker_url
         self.policy = policy or settings.dead_letter_policy
-        self.declaration: Queue = dead_letter_queue()
+        declaration: Queue = dead_letter_queue()
         if name != DEAD_LETTER_QUEUE:
             kept = round(self.policy.ttl_seconds * 1000)
-            self.declaration = Queue(
+            declaration = Queue(
                 name, exchange=Exchange(""), routing_key=name, durable=True, queue_arguments={"x-message-ttl": kept}
             )
-        self.link: Link = link_to(self.url, declaring(self.declaration))
+        super().__init__(url or settings.broker_url, declaration)
         self._reader = LetterReader(lambda _: self.policy, {}, self.link.time)
         self._recovered: dict[str, Any] = {}
         self._counts: Counter[str] = Counter()
@@ -148,23 +146,14 @@ class DeadLetterQueue:
 
     async def _keep(self, message: Message, record: Mapping[str, Any], policy: DeadLetterPolicy) -> None:
         """Publish a letter, and return when its queue has it."""
-        limit = {} if self.name == DEAD_LETTER_QUEUE else {"expiration": policy.ttl_seconds}
-        headers = {**message.headers, **message.metadata.as_headers(), HEADER: dict(record)}
-        await self.link.run(
-            lambda channel: publish_routed(
-                Producer(channel),
-                body_of(message),
-                queue=self.declaration,
-                exchange="",
-                routing_key=self.name,
-                headers=headers,
-                message_id=message.metadata.message_id,
-                priority=int(message.priority),
-                serializer="json",
-                delivery_mode=2,
-                **limit,
-            )
+        letter = Outgoing(
+            body=body_of(message),
+            headers={**message.headers, **message.metadata.as_headers(), HEADER: dict(record)},
+            message_id=message.metadata.message_id,
+            priority=int(message.priority),
+            expiration=None if self.name == DEAD_LETTER_QUEUE else policy.ttl_seconds,
         )
+        await self.link.run(lambda channel: send(channel, self.declaration, letter))
 
     # -- out ---------------------------------------------------------------------------------------------------
 
@@ -336,16 +325,7 @@ class DeadLetterQueue:
     async def close(self) -> None:
         """Put back what was recovered and not acknowledged, and close the connection."""
         self._recovered.clear()
-        await self.link.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.name!r}, url={self.url!r})"
+        await super().close()
 
 
 def _waiting(channel: Any, name: str) -> int:

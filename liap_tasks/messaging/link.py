@@ -14,17 +14,17 @@ import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from types import MappingProxyType
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 from urllib.parse import urlsplit
 
-from kombu import Connection
+from kombu import Connection, Queue
 
 from liap_tasks.configuration import broker_feature, is_amqp
 from liap_tasks.errors import ConfigurationError
 from liap_tasks.messaging.waiting import Waiter
 from transports import BrokerUnavailableError, get_broker
 
-__all__ = ["InProcessLink", "Link", "as_kombu", "link_to"]
+__all__ = ["InProcessLink", "Link", "LinkedQueue", "as_kombu", "link_to"]
 
 T = TypeVar("T")
 Prepare = Callable[[Any], None]
@@ -205,3 +205,40 @@ class InProcessLink:
 def queue_deleted(queue: str) -> BrokerUnavailableError:
     """Return the error of those who waited for messages of a queue that was deleted."""
     return BrokerUnavailableError(f"queue {queue!r} was deleted while a dequeue waited for a message of it")
+
+
+class LinkedQueue:
+    """A queue of a broker and the link by which it is reached: what all queue objects have."""
+
+    def __init__(self, url: str, declaration: Queue) -> None:
+        self.name: str = declaration.name
+        self.url = url
+        self.declaration = declaration
+        """How it is declared (kombu's), for a worker or a router."""
+        self.link: Link = link_to(url, _declaring(declaration))
+
+    async def declare(self) -> None:
+        """Make sure that the queue exists, with its bindings and the place of its dead letters."""
+        await self.link.run(lambda channel: self.declaration(channel).declare())
+
+    async def close(self) -> None:
+        """Put back what is held here, and close the connection."""
+        await self.link.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, url={self.url!r})"
+
+
+def _declaring(queue: Queue) -> Prepare:
+    """Return what declares a queue on a channel. It must not refer to a queue object, which its link would keep."""
+
+    def declare(channel: Any) -> None:
+        queue(channel).declare()
+
+    return declare

@@ -15,15 +15,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from amqp.exceptions import RecoverableConnectionError
-from kombu import Exchange, Producer, Queue
+from kombu import Exchange, Producer
 
 from liap_tasks.configuration import WorkQueue, dead_letter_queue, work_queue_arguments
 from liap_tasks.dead_letters import death_record, look_into, publish_received
-from liap_tasks.messaging.link import Link, link_to
+from liap_tasks.messaging.link import LinkedQueue
 from liap_tasks.messaging.message import Message, identity_of, message_from, own_headers
 from liap_tasks.messaging.room import RoomLine
 from liap_tasks.messaging.sending import Outgoing, outgoing, send
@@ -41,7 +41,7 @@ OVERFLOW_RULES = {"reject": "reject-publish", "drop_oldest": "drop-head", "block
 BLOCK_SECONDS = 10.0
 
 
-class MessageQueue:
+class MessageQueue(LinkedQueue):
     """A queue of any broker of ours by URL, or of RabbitMQ.
 
     name: of the queue. url: its broker, default is the settings'. max_size: messages that may wait, default
@@ -75,27 +75,24 @@ class MessageQueue:
         if overflow_strategy not in OVERFLOW_RULES:
             raise ValueError(f"overflow_strategy must be one of {', '.join(OVERFLOW_RULES)}, not {overflow_strategy!r}")
         settings = settings or load_settings()
-        self.name = name
         usual = settings.broker_url
-        self.url = url or (usual if self.scheme in (None, urlsplit(usual).scheme) else f"{self.scheme}://")
+        url = url or (usual if self.scheme in (None, urlsplit(usual).scheme) else f"{self.scheme}://")
         self.block_timeout = in_seconds("block_timeout", block_timeout)
-        arguments = work_queue_arguments(settings.model_copy(update={"message_queue_url": self.url}))
+        arguments = work_queue_arguments(settings.model_copy(update={"message_queue_url": url}))
         if max_size is not None:
             arguments["x-max-length"] = max_size
         arguments["x-overflow"] = OVERFLOW_RULES[overflow_strategy]
         if priorities:
             arguments["x-max-priority"] = int(MessagePriority.CRITICAL)
         if dead_letters is not None:
-            if dead_letters.url != self.url:
-                raise ValueError(
-                    f"queue {name!r} is on {self.url}, its dead letters on {dead_letters.url}: use one broker"
-                )
+            if dead_letters.url != url:
+                raise ValueError(f"queue {name!r} is on {url}, its dead letters on {dead_letters.url}: use one broker")
             arguments["x-dead-letter-exchange"] = ""
             arguments["x-dead-letter-routing-key"] = dead_letters.name
         self._letters = dead_letter_queue() if dead_letters is None else dead_letters.declaration
         self._letters_exchange: str = arguments["x-dead-letter-exchange"]
         self._letters_key: str = arguments.get("x-dead-letter-routing-key", name)
-        self.declaration: Queue = WorkQueue(
+        declaration = WorkQueue(
             name,
             exchange=Exchange(""),
             routing_key=name,
@@ -104,16 +101,11 @@ class MessageQueue:
             queue_arguments=arguments,
             bindings=list(bindings),
         )
-        """How it is declared (kombu's), for a worker or a router."""
-        self.link: Link = link_to(self.url, declaring(self.declaration))
-        self._room = RoomLine(self.url) if overflow_strategy == "block" else None
+        super().__init__(url, declaration)
+        self._room = RoomLine(url) if overflow_strategy == "block" else None
         self._held: dict[str, list[Any]] = {}
         self._channel: Any = None
         self._counts: Counter[str] = Counter()
-
-    async def declare(self) -> None:
-        """Make sure that the queue exists, with its bindings and the place of its dead letters."""
-        await self.link.run(lambda channel: self.declaration(channel).declare())
 
     # -- putting in --------------------------------------------------------------------------------------------
 
@@ -275,16 +267,7 @@ class MessageQueue:
         self._held.clear()
         if self._room is not None:
             self._room.close()
-        await self.link.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.name!r}, url={self.url!r})"
+        await super().close()
 
 
 COUNTED = ("enqueued", "dequeued", "acknowledged", "rejected", "requeued")
@@ -337,15 +320,6 @@ class _Delivery:
         return await self.queue._settle(
             self.message_id, "acknowledged", lambda received: received.ack(), only=self.received
         )
-
-
-def declaring(queue: Queue) -> Callable[[Any], None]:
-    """Return what declares a queue on a channel. It must not refer to a queue object, which its link would keep."""
-
-    def declare(channel: Any) -> None:
-        queue(channel).declare()
-
-    return declare
 
 
 def _settled(received: Any, channel: Any, how: Callable[[Any], None]) -> bool:

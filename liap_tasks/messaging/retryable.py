@@ -14,15 +14,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from kombu import Producer
-
 from liap_tasks.dead_letter_store.letter import Letter
-from liap_tasks.dead_letters import HEADER, publish_routed
+from liap_tasks.dead_letters import HEADER
 from liap_tasks.errors import DeadLetterError
+from liap_tasks.keys import DEDUPLICATION_HEADER
 from liap_tasks.messaging.dead_letter_queue import DeadLetterEntry, DeadLetterQueue
 from liap_tasks.messaging.message import RETRY_HEADER, Message, body_of, identity_of, message_from
 from liap_tasks.messaging.queues import MessageQueue
-from liap_tasks.messaging.sending import refuse_delay
+from liap_tasks.messaging.sending import Outgoing, refuse_delay, send
 from liap_tasks.metadata import Attempt
 from liap_tasks.policies import DeadLetterPolicy, DeadLetterReason
 from transports import QueueFullError
@@ -85,29 +84,20 @@ class RetryableDeadLetterQueue(DeadLetterQueue):
                 "replayed_from": record["letter_id"],
             }
         )
-        headers = {
-            **message.headers,
-            **metadata.as_headers(),
-            RETRY_HEADER: waiting,
-            "x-deduplication-id": f"replay-{record['letter_id']}",
-        }
-        if round(delay * 1000) > 0:
-            headers["x-delay"] = round(delay * 1000)
-        await target.link.run(
-            lambda channel: publish_routed(
-                Producer(channel),
-                body_of(message),
-                queue=target.declaration,
-                exchange="",
-                routing_key=target.name,
-                headers=headers,
-                message_id=before.message_id,
-                priority=int(message.priority),
-                serializer="json",
-                delivery_mode=2,
-                **target.link.at_once,
-            )
+        held = round(delay * 1000)
+        letter = Outgoing(
+            body=body_of(message),
+            headers={
+                **message.headers,
+                **metadata.as_headers(),
+                RETRY_HEADER: waiting,
+                DEDUPLICATION_HEADER: f"replay-{record['letter_id']}",
+                **({"x-delay": held} if held > 0 else {}),
+            },
+            message_id=before.message_id,
+            priority=int(message.priority),
         )
+        await target.link.run(lambda channel: send(channel, target.declaration, letter, **target.link.at_once))
 
     # -- letters that wait for their retry ---------------------------------------------------------------------
 

@@ -74,10 +74,11 @@ def refuse_delay(delay: float, url: str) -> NoReturn:
     raise InvalidArgumentError("delay", delay, f"0 on the broker {url.split(':')[0]}://; {able} hold delayed messages")
 
 
-def send(channel: Any, queue: Queue, message: Outgoing, *, timeout: float | None = None) -> None:
+def send(channel: Any, queue: Queue, message: Outgoing, **options: Any) -> None:
     """Publish a message through the default exchange and return when the queue has it.
 
-    timeout: seconds to wait for room where the queue's rule is ``block``. Raises QueueFullError when it is refused.
+    options: of ``kombu.Producer.publish``; timeout: seconds to wait for room where the queue's rule is ``block``.
+    Raises QueueFullError when it is refused.
     """
     lives = {} if message.expiration is None else {"expiration": message.expiration}
     with refused_by(queue):
@@ -92,8 +93,8 @@ def send(channel: Any, queue: Queue, message: Outgoing, *, timeout: float | None
             priority=message.priority,
             serializer="json",
             delivery_mode=2,
-            timeout=timeout,
             **lives,
+            **options,
         )
 
 
