@@ -15,6 +15,7 @@ from kombu.exceptions import OperationalError
 
 from liap_tasks import dead_letters
 from liap_tasks.metadata import MessageMetadata
+from liap_tasks.unique.locks import HEADER as UNIQUE
 from liap_tasks.worker.redelivery import HEADER as REDELIVERIES
 
 if TYPE_CHECKING:
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["publish_replay", "replay_headers", "send"]
 
-# What the death has left, what delays or expires anew, and what kombu has undone already (compression).
-DROPPED = frozenset({dead_letters.HEADER, REDELIVERIES, "x-death", "x-delay", "expires", "compression"})
+# What the death has left, what delays or expires anew, what kombu has undone already (compression), and the lock that
+# the call had: its arguments may have been edited since.
+DROPPED = frozenset({dead_letters.HEADER, REDELIVERIES, UNIQUE, "x-death", "x-delay", "expires", "compression"})
 KEPT_PROPERTIES = ("correlation_id", "reply_to", "priority", "message_id", "type", "app_id")
 
 

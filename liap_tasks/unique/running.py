@@ -95,9 +95,9 @@ class UniqueAttempt:
         return None
 
     def _should_have_had_it(self) -> bool:
-        """Tell whether the lock was taken when the message was published, and has not been freed on purpose since."""
+        """Tell whether the lock was taken when the message was published."""
         carried = claim_in(self._request.headers, self._request.id)
-        return carried is not None and carried.looks == 0 and self._task.metadata.replayed_from is None
+        return carried is not None and carried.looks == 0
 
     def _wait(self) -> Wait:
         assert self._claim is not None

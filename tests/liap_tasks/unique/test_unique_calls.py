@@ -33,7 +33,7 @@ from liap_tasks import (
     dead_letters,
     schedule,
 )
-from liap_tasks.dead_letter_store.operations import replay
+from liap_tasks.dead_letter_store.operations import CallChange, edit, replay
 from liap_tasks.testing.clock import WorkerClock
 from liap_tasks.testing.isolation import isolated
 from liap_tasks.unique.memory import MemoryStore
@@ -445,6 +445,32 @@ def test_a_replayed_dead_letter_waits_for_the_call_that_has_its_key(
     assert settling.most_at_once == 1
     assert settling.seen == ["badly on attempt 1", "well", "badly on attempt 1"]
     assert settling.tokens == sorted(set(settling.tokens))
+
+
+def test_a_dead_letter_that_was_edited_has_the_key_of_its_new_arguments(
+    new_app: Callable[..., LiapApp], settling_on: Any, tmp_path: Path, outcomes: Outcomes
+) -> None:
+    settling = settling_on(new_app(dlq_store_url=f"sqlite:///{tmp_path}/letters.sqlite3", dlq_max_retries=0))
+    app = settling.app
+    settle = settling.make()
+    dead = settle.delay("r1", "badly")
+    with EmbeddedWorker(app, concurrency=2):
+        assert outcomes.next().state == "FAILURE"
+        wait_until(lambda: app.dead_letter_store.count() == 1)
+        settling.wait_until_begun()
+        (letter,) = app.dead_letter_store.list(limit=1)
+        edit(app, letter.id, CallChange(args=["r2", "mended"]), who="somebody@here")
+        settling.gate.clear()
+        settle.delay("r1")
+        settling.wait_until_begun()
+        replay(app)
+        settling.wait_until_begun()  # at once: nobody has its new key
+        lock = settling.lock("r2")
+        settling.gate.set()
+        assert outcomes.states(2) == ["SUCCESS"] * 2
+    assert lock is not None
+    assert lock.holder == dead.id
+    assert settling.lock("r2") is None
 
 
 def test_the_rest_of_a_chain_and_a_callback_wait_rather_than_being_refused(
