@@ -22,7 +22,16 @@ import kombu
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import async_side, batch_side, dead_letter_side, engine_side, journal_side, replay_side, routing_side
+from benchmarks import (
+    async_side,
+    batch_side,
+    dead_letter_side,
+    engine_side,
+    event_side,
+    journal_side,
+    replay_side,
+    routing_side,
+)
 from benchmarks.celery_side import Bench
 from benchmarks.measure import Figure, interleaved
 
@@ -31,6 +40,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[float, int], list[Figure]]], ...] = (
     ("engine", "engine alone, one thread", engine_side.rows),
     ("journal", "the journal of a served broker, one thread", journal_side.rows),
     ("routing", "routing, one thread", routing_side.rows),
+    ("events", "events, publisher and subscribers in one process", event_side.rows),
     ("async", "the asyncio pool, one process", async_side.rows),
     ("dead_letters", "keeping dead letters in SQLite, one thread", dead_letter_side.rows),
     ("batches", "a threads worker with empty handlers", batch_side.rows),

@@ -6,12 +6,15 @@ which the broker matches too, and the key of its order: a room's events reach a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
+
+from celery import Task
 
 from game_tasks.application import app, game_events
 from game_tasks.events import GameEvent, GameEventType
 from liap_tasks import MessagePriority
+from liap_tasks.routing import RoutedMessage, TopicRouter
 
 __all__ = ["apublish", "publish", "publish_options", "subscribe"]
 
@@ -49,36 +52,57 @@ def publish_options(event: GameEvent, priority: MessagePriority | int | None) ->
 
 def subscribe(
     *patterns: str,
-    name: str,
-    types: Iterable[GameEventType] = (),
     room: str | None = None,
+    types: Iterable[GameEventType] | None = None,
     filter: Callable[[GameEvent], bool] | None = None,
     queue: str | None = None,
+    name: str | None = None,
     ordered: bool = True,
     **options: Any,
 ) -> Callable[[Callable[..., Any]], Any]:
-    """Make a function, plain or async, a task that gets every event whose type matches.
+    """Make a function, plain or async, a task that gets every event whose type matches; or let a task get them.
 
-    patterns, types: of which it must match one. room: only this room's events; the broker sees to it. filter: only the
-    events it accepts; the worker asks it. queue: one to share with other subscribers (one message for all of them);
-    default is one of its own. ordered: False lets a room's events come at once, in batches say. name: the task's
-    name. options: of ``app.task``: retry_policy, timeout and the others. The function takes the event as its one
-    argument; annotate it with GameEvent to get it as one. Raises ValueError without any pattern or type.
+    patterns: of which the type must match one (``game.*``, ``#``). types: only these; without patterns, all of these.
+    room: only this room's events; the broker sees to it, as to all of the above. filter: only the events it accepts;
+    the worker asks it. queue: one to share with other subscribers (one message for all of them); default is one of its
+    own. name: the task's name, default is Celery's automatic one. ordered: False lets a room's events come at once, in
+    batches say. options: of ``app.task`` (retry_policy, timeout and the others), which a task has already. The function
+    takes the event as its one argument; annotate it with GameEvent to get it as one.
+    Raises ValueError without any pattern or type, or when no type matches both.
     """
-    wanted = [*patterns, *(GameEventType(one).value for one in types)]
-    if not wanted:
-        raise ValueError(f"subscriber {name!r} needs a pattern or types")
+    wanted = _wanted(patterns, None if types is None else [GameEventType(one) for one in types])
     match = {} if room is None else {ROOM_HEADER: room}
     accepts = None if filter is None else _on_body(filter)
 
     def decorate(function: Callable[..., Any]) -> Any:
-        task: Any = app.task(name=name, **options)
-        made = task(function)
+        made: Any = function
+        if isinstance(function, Task):
+            if options or name is not None:
+                raise TypeError(f"{function.name} is a task already: give its name and options where it is made")
+        else:
+            task: Any = app.task
+            made = task(**({} if name is None else {"name": name}), **options)(function)
         for pattern in wanted:
-            game_events.subscribe(pattern, name, match=match, filter=accepts, queue=queue, ordered=ordered)
+            game_events.subscribe(pattern, made.name, match=match, filter=accepts, queue=queue, ordered=ordered)
         return made
 
     return decorate
+
+
+def _wanted(patterns: Sequence[str], types: Sequence[GameEventType] | None) -> list[str]:
+    """Return the patterns to bind."""
+    if types is None or not patterns:
+        wanted = list(patterns) if types is None else [one.value for one in types]
+        if not wanted:
+            raise ValueError("a subscriber needs a pattern or types")
+        return wanted
+    matching = TopicRouter()
+    for pattern in patterns:
+        matching.register_route(pattern, pattern)
+    wanted = [one.value for one in types if matching.find(RoutedMessage(key=one.value)) is not None]
+    if not wanted:
+        raise ValueError(f"none of the types {', '.join(types)} matches {' or '.join(patterns)}")
+    return wanted
 
 
 def _on_body(accepts: Callable[[GameEvent], bool]) -> Callable[[dict[str, Any]], bool]:

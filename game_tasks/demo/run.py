@@ -62,6 +62,12 @@ def play(seed: int, console: Console, *, concurrency: int = 4) -> bool:
     console.print(
         f"tasks {tally.tasks}: {done} done, {dead} dead letters; retries {sum(tally.retried.values())}", highlight=False
     )
+    latencies = tally.latencies
+    console.print(
+        f"from publish to handler: p50 {latencies.percentile(0.5) * 1000:.2f} ms, "
+        f"p99 {latencies.percentile(0.99) * 1000:.2f} ms",
+        highlight=False,
+    )
     console.print(f"took {seconds:.1f} s with seed {seed}", highlight=False)
     return complete and tally.twice == 0
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
+from datetime import datetime
 from typing import Any
 
 from celery import signals
 
 from game_tasks.application import game_events
 from game_tasks.events import GameEvent
+from game_tasks.latency import Latencies
+from liap_tasks import BatchTask
 from liap_tasks.events import delivery_id
 
 __all__ = ["Tally"]
@@ -28,6 +32,8 @@ class Tally:
         self.dead: Counter[str] = Counter()
         self.retried: Counter[str] = Counter()
         self.tasks = 0
+        self.latencies = Latencies()
+        """From the making of an event, just before its publish, to the start of each of its handlers."""
         self._ended: Counter[str] = Counter()
         self._changed = threading.Condition()
 
@@ -60,15 +66,22 @@ class Tally:
             return self._changed.wait_for(lambda: self.handled == len(self.expected), timeout)
 
     def __enter__(self) -> Tally:
+        signals.task_prerun.connect(self._on_start)
         signals.task_success.connect(self._on_success)
         signals.task_failure.connect(self._on_failure)
         signals.task_retry.connect(self._on_retry)
         return self
 
     def __exit__(self, *_: object) -> None:
+        signals.task_prerun.disconnect(self._on_start)
         signals.task_success.disconnect(self._on_success)
         signals.task_failure.disconnect(self._on_failure)
         signals.task_retry.disconnect(self._on_retry)
+
+    def _on_start(self, sender: Any, task_id: str, args: Any, **_: Any) -> None:
+        # A batch waits for company on purpose, and a retry for its delay.
+        if task_id in self.expected and not isinstance(sender, BatchTask) and not sender.request.retries:
+            self.latencies.note(time.time() - datetime.fromisoformat(args[0]["timestamp"]).timestamp())
 
     def _on_success(self, sender: Any, **_: Any) -> None:
         self._end(sender.request.id, sender.name, self.done)

@@ -13,7 +13,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from game_tasks.events import GameEvent
-from game_tasks.simulation.latency import Latencies
+from game_tasks.latency import Latencies
 
 __all__ = ["Account", "Claim"]
 

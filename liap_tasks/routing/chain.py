@@ -30,6 +30,14 @@ class RouterChain(Router):
         """Refuse: routes belong to one of the routers."""
         raise TypeError("a chain has no routes of its own; register it with one of its routers")
 
+    def unregister_route(self, pattern: str, queue: str | None = None) -> int:
+        """Remove the routes of a pattern from every router, and return how many there were."""
+        return sum(router.unregister_route(pattern, queue) for router in self.routers)
+
+    def matching(self, message: RoutedMessage) -> list[Route]:
+        """Return the routes that match, in the order in which they are tried."""
+        return [route for router in self.routers for route in router.matching(message)]
+
     def routes(self) -> list[Route]:
         """Return the routes in the order in which they are tried."""
         return [route for router in self.routers for route in router.routes()]

@@ -48,6 +48,12 @@ def test_the_retry_and_both_dead_letters_are_seen(output: str) -> None:
     assert re.search(r"2 dead letters; retries 1$", output, re.MULTILINE)
 
 
+def test_the_latency_from_publish_to_handler_is_shown(output: str) -> None:
+    shown = re.search(r"^from publish to handler: p50 ([\d.]+) ms, p99 ([\d.]+) ms$", output, re.MULTILINE)
+    assert shown is not None
+    assert 0 < float(shown[1]) <= float(shown[2])
+
+
 def test_every_round_is_shown_and_somebody_wins(output: str) -> None:
     rounds = re.findall(r"^\d+(?: x\d)? +\d/\d ", output, re.MULTILINE)
     won = re.search(r"won by .* after (\d+) rounds", output)

@@ -9,8 +9,8 @@ from uuid import uuid4
 import pytest
 
 from game_tasks.events import GameEvent, GameEventType
+from game_tasks.latency import Latencies
 from game_tasks.simulation.account import Account
-from game_tasks.simulation.latency import Latencies
 
 
 def simulate(*options: str) -> subprocess.CompletedProcess[str]:

@@ -175,9 +175,24 @@ def test_in_a_chain_the_first_router_that_knows_decides() -> None:
     with pytest.raises(RoutingError, match=r"nearest: game\.\*"):
         chain.destination(message("gam"))
     assert chain.queue_names() == ["starts", "games"]
+    assert [route.queue for route in chain.matching(message("game.started"))] == ["starts", "games"]
     assert RouterChain(chain, alternate="rest").destination(message("other")) == "rest"
     with pytest.raises(TypeError, match="one of its routers"):
         chain.register_route("a", "b")
+    assert chain.unregister_route("game.*") == 1
+    assert [route.queue for route in chain.routes()] == ["starts"]
+
+
+def test_a_chain_counts_what_it_routed_and_what_nobody_took() -> None:
+    direct, topic = DirectRouter("direct"), TopicRouter("topic")
+    direct.register_route("game.started", "starts")
+    topic.register_route("game.*", "games")
+    chain = RouterChain(direct, topic)
+    chain.destination(message("game.started"))
+    chain.destinations(message("game.started"))
+    with pytest.raises(RoutingError):
+        chain.destination(message("room.left"))
+    assert chain.stats() == {"routed": 3, "unroutable": 1, "by_destination": {"starts": 2, "games": 1}}
 
 
 def test_counts_are_exact_under_threads() -> None:
