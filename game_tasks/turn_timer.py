@@ -18,6 +18,7 @@ from game_tasks.table import Decide
 from game_tasks.views import PlayerView
 from liap_tasks import AnswerTimeoutError, schedule
 from liap_tasks.calls import PUBLISH_SECONDS, publish_now
+from liap_tasks.errors import ScheduleError
 
 __all__ = ["AskPlayer", "TurnTimer", "decide_in_time"]
 
@@ -43,8 +44,14 @@ class TurnTimer:
         return self._called.answered
 
     def stop(self) -> bool:
-        """Stop the clock: True if it was in time, False if the bot is asked already, whose answer then counts."""
-        return schedule.cancel(app, self.id)
+        """Stop the clock: True if it was in time, False if the bot is asked already, whose answer then counts.
+
+        Over RabbitMQ this takes a second: the workers are asked for the call.
+        """
+        try:
+            return schedule.cancel(app, self.id)
+        except ScheduleError:  # the workers hold the calls here, and none is there
+            return not self.ended.done()
 
     def move(self, timeout: float = ANSWER_SECONDS) -> Move:
         """Return the bot's move, or after ``timeout`` seconds the hasty one."""

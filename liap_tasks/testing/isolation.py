@@ -39,9 +39,12 @@ def isolated(app: LiapApp, *, clock: Clock | None = None, **settings: Any) -> It
 
     clock: the time of the app and its broker, a :class:`WorkerClock` say; default is the machine's. settings: by field
     name, on top of the app's own; without ``dlq_store_url`` dead letters stay in their queue. A broker that is not in
-    this process is replaced by ``liap-memory://``. Stop workers of the app before, and those started inside before the
-    end.
+    this process is replaced by ``liap-memory://``. Stop those workers before the end that were started inside. Raises
+    RuntimeError when a worker of the app runs now.
     """
+    running = [worker for worker in app.embedded_workers if getattr(worker, "running", False)]
+    if running:
+        raise RuntimeError(f"app {app.main!r} cannot be isolated while its worker runs: stop {running[0].hostname}")
     former, former_clock = app.settings, app.time_source
     url = f"{_scheme(former, settings)}:///{uuid4().hex}"
     given = {"dlq_store_url": "none", **settings, "message_queue_url": url}

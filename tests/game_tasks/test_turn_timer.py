@@ -14,6 +14,7 @@ from game_tasks.table import play_game
 from game_tasks.turn_timer import TurnTimer, decide_in_time
 from game_tasks.views import PlayerView
 from liap_tasks import EmbeddedWorker, LiapApp, schedule
+from liap_tasks.errors import ScheduleError
 from liap_tasks.testing import WorkerClock
 from tests.game_tasks.test_game_tasks import some_views
 from tests.game_tasks.test_hasty import hasty_answer
@@ -80,6 +81,19 @@ def test_without_a_worker_the_hasty_stand_in_plays_in_the_end(
     assert decide_in_time(lambda *_: asleep, seconds=0.01)(*question) == hasty_answer(*question)
     assert asleep.cancelled()
     assert schedule.scheduled(game_app) == []
+
+
+def test_a_player_is_heard_where_no_worker_can_be_asked_for_the_timer(
+    game_app: LiapApp, question: tuple[PlayerView, DecisionKind], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nobody_answers(app: LiapApp, task_id: str) -> bool:
+        raise ScheduleError("no worker has answered")
+
+    monkeypatch.setattr(schedule, "cancel", nobody_answers)
+    view, kind = question
+    answer: Future[Move] = Future()
+    answer.set_result(bot.decide(view, kind, seed=9))
+    assert decide_in_time(lambda *_: answer, seconds=20)(view, kind) is answer.result()
 
 
 def test_a_person_s_refusal_to_answer_is_an_error_of_the_table(

@@ -19,7 +19,7 @@ from celery.beat import BeatLazyFunc
 from celery.schedules import crontab, schedule
 
 from liap_tasks import EmbeddedWorker, LiapApp, MessagePriority
-from liap_tasks.beat import turn_of
+from liap_tasks.beat import MemoryScheduler, turn_of
 from liap_tasks.testing import DeadLetters, WorkerClock, isolated
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -141,6 +141,30 @@ def test_by_the_machine_s_clock_a_thread_sends(liap_app: LiapApp) -> None:
             beats.get(timeout=DEADLINE)
 
 
+def test_what_goes_wrong_is_said_and_the_next_turn_is_tried(
+    liap_app: LiapApp, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    beats: queue.Queue[int] = queue.Queue()
+    broken = [OSError("the cable is out")]
+    tick = MemoryScheduler.tick
+
+    def tick_or_fail(scheduler: MemoryScheduler) -> Any:
+        if broken:
+            raise broken.pop()
+        return tick(scheduler)
+
+    @liap_app.task(name="tests.count", shared=False)
+    def count() -> None:
+        beats.put(1)
+
+    monkeypatch.setattr(MemoryScheduler, "tick", tick_or_fail)
+    liap_app.conf.beat_schedule = {"count": {"task": "tests.count", "schedule": 0.01}}
+    with EmbeddedWorker(liap_app, beat=True):
+        beats.get(timeout=DEADLINE)
+    assert "beat fails (OSError: the cable is out): no periodic task is sent" in caplog.text
+    assert "beat is back" in caplog.text
+
+
 def test_a_schedule_that_makes_no_sense_ends_the_start(liap_app: LiapApp) -> None:
     liap_app.conf.beat_schedule = {"wrong": {"task": "tests.tidy", "schedule": 10, "arguments": ()}}
     worker = EmbeddedWorker(liap_app, beat=True)
@@ -200,17 +224,25 @@ def test_a_beat_process_feeds_workers_over_rabbitmq(
     new_app: Callable[..., LiapApp], rabbitmq_virtual_host: str, tmp_path: Path
 ) -> None:
     app = new_app(message_queue_url=rabbitmq_virtual_host)
-    calls: queue.Queue[tuple[str, Any, float]] = queue.Queue()
+    calls: queue.Queue[tuple[Any, float]] = queue.Queue()
+    beside: queue.Queue[int] = queue.Queue()
 
     @app.task(name="tests.periodic", bind=True, shared=False)
     def periodic(self: Any, game: str) -> None:
-        calls.put((game, self.request.delivery_info["priority"], self.deadline - app.time_source.time()))
+        assert game == "game-1"
+        calls.put((self.request.delivery_info["priority"], self.deadline - app.time_source.time()))
 
-    with EmbeddedWorker(app), beat(tmp_path, rabbitmq_virtual_host) as log:
+    @app.task(name="tests.beside", shared=False)
+    def of_the_beat_beside() -> None:
+        beside.put(1)
+
+    app.conf.beat_schedule = {"beside": {"task": "tests.beside", "schedule": 0.1}}
+    with EmbeddedWorker(app, beat=True), beat(tmp_path, rabbitmq_virtual_host) as log:
         for _ in range(2):
-            game, priority, left = calls.get(timeout=DEADLINE)
-            assert (game, priority) == ("game-1", MessagePriority.CRITICAL)
+            priority, left = calls.get(timeout=DEADLINE)
+            assert priority == MessagePriority.CRITICAL
             assert 0 < left <= 30
+            beside.get(timeout=DEADLINE)
     assert "no such key on the broker amqp://" in log()  # a key that RabbitMQ would ignore is refused, and said
 
 

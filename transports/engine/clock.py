@@ -57,6 +57,7 @@ class VirtualClock:
         self._now = 0.0
         self._start = start
         self._hosts: weakref.WeakSet[TimedHost] = weakref.WeakSet()
+        self._attaching = threading.Lock()
         self._advancing = threading.RLock()
         self._calls = _Calls(self)
         self.attach(self._calls)
@@ -71,11 +72,13 @@ class VirtualClock:
 
     def attach(self, host: TimedHost) -> None:
         """Fire this host's timers from now on (held weakly)."""
-        self._hosts.add(host)
+        with self._attaching:
+            self._hosts.add(host)
 
     def detach(self, host: TimedHost) -> None:
         """Fire this host's timers no more."""
-        self._hosts.discard(host)
+        with self._attaching:
+            self._hosts.discard(host)
 
     def call_after(self, seconds: float, function: Callable[..., object], args: tuple[Any, ...] = ()) -> Call:
         """Call ``function(*args)`` when the clock has been advanced by ``seconds`` (>= 0), in the thread that does it.
@@ -99,7 +102,9 @@ class VirtualClock:
             target = self._now + seconds
             while True:
                 before_each()
-                due = [(at, host) for host in list(self._hosts) if (at := host.next_due()) is not None and at <= target]
+                with self._attaching:
+                    hosts = list(self._hosts)
+                due = [(at, host) for host in hosts if (at := host.next_due()) is not None and at <= target]
                 if not due:
                     break
                 at, host = min(due, key=lambda pair: pair[0])

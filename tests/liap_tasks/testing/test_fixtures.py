@@ -95,6 +95,11 @@ def test_an_app_of_rabbitmq_is_isolated_from_it() -> None:
     program.close()
 
 
+def test_an_app_is_not_isolated_from_its_running_worker(liap_app: LiapApp, liap_worker: EmbeddedWorker) -> None:
+    with pytest.raises(RuntimeError, match=liap_worker.hostname), isolated(liap_app):
+        pass
+
+
 def test_two_apps_can_share_a_clock(liap_app: LiapApp, virtual_clock: WorkerClock, program: LiapApp) -> None:
     ran: list[tuple[str, float]] = []
     with isolated(program, clock=virtual_clock):
