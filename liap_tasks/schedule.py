@@ -132,16 +132,20 @@ def _held_by_broker(app: LiapApp) -> Iterator[ScheduledCall]:
 
 
 def _told_by_workers(app: LiapApp) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Ask all workers; yield (worker, {eta, priority, request}) for each call that they hold."""
-    answers: Any = app.control.inspect(timeout=ASK_SECONDS).scheduled()
+    """Ask all workers; yield (worker, {eta, priority, request}) for each call that they hold and will run."""
+    inspect: Any = app.control.inspect(timeout=ASK_SECONDS)
+    answers = inspect.scheduled()
     if answers is None:
         raise ScheduleError(
             f"no worker has answered within {ASK_SECONDS:g} s, and on this broker only workers know of delayed calls: "
             "start one, or ask again"
         )
+    # A worker keeps a revoked call until its time has come, and then lets it go.
+    revoked = (inspect.revoked() or {}) if any(answers.values()) else {}
     for worker, calls in answers.items():
         for call in calls:
-            yield worker, call
+            if call["request"]["id"] not in revoked.get(worker, ()):
+                yield worker, call
 
 
 def _held_by_workers(app: LiapApp) -> Iterator[ScheduledCall]:
