@@ -232,6 +232,7 @@ class LiapApp(Celery):
         if "dead_letter_store" in self.__dict__:
             self.dead_letter_store.close()
         self.unique_locks.close()
+        self.lane.forget()
         self._pool = None
 
     def close(self) -> None:

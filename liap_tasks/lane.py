@@ -97,6 +97,11 @@ class Lane:
             return None
         return self._open()
 
+    def forget(self) -> None:
+        """Find out anew where to publish: the app is connected elsewhere from now on."""
+        with self._opening:
+            self._usable = self._current = None
+
     def _open(self) -> LaneChannel | None:
         with self._opening:
             if self._usable is None:
