@@ -42,7 +42,7 @@ def isolated(app: LiapApp, *, clock: Clock | None = None, **settings: Any) -> It
     this process is replaced by ``liap-memory://``. Stop those workers before the end that were started inside. Raises
     RuntimeError when a worker of the app runs now.
     """
-    running = [worker for worker in app.embedded_workers if getattr(worker, "running", False)]
+    running: list[Any] = [worker for worker in app.embedded_workers if getattr(worker, "running", False)]
     if running:
         raise RuntimeError(f"app {app.main!r} cannot be isolated while its worker runs: stop {running[0].hostname}")
     former, former_clock = app.settings, app.time_source

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -212,8 +212,12 @@ def beat(folder: Path, url: str) -> Iterator[Callable[[], str]]:
         )
         try:
             yield lambda: log.read_text(encoding="utf-8")
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(DEADLINE) == 0
+            ended = None
+            while ended is None:  # Celery's handler raises, which Python forgets in a finalizer or a callback
+                process.send_signal(signal.SIGTERM)
+                with suppress(subprocess.TimeoutExpired):
+                    ended = process.wait(DEADLINE / 4)
+            assert ended == 0
         finally:
             if process.poll() is None:
                 process.kill()
