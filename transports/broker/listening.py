@@ -40,7 +40,7 @@ class SocketLock:
 
     def __init__(self, path: str) -> None:
         """Take the lock and write this process's number into it; raises AlreadyServedError."""
-        self._file = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._file = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -64,11 +64,12 @@ async def listen_on_unix(server: BrokerServer, address: UnixAddress) -> asyncio.
             raise InvalidArgument("socket", address.path, "a path where no file stands")
         path.unlink()  # we hold the lock, so nobody serves it
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    before = os.umask(0o177)
     try:
         listener.bind(address.path)
-    finally:
-        os.umask(before)
+        os.chmod(address.path, 0o600)  # nobody can connect before it listens, so the umask need not be touched
+    except BaseException:
+        listener.close()
+        raise
     return await server.loop.create_unix_server(lambda: server.session(address.path), sock=listener, backlog=BACKLOG)
 
 

@@ -6,10 +6,11 @@ delivery tags. A delivery made without acknowledgement is done when it is sent, 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from transports.engine import Broker, Channel, Consumer, Entry, Message
+from transports.engine import Broker, Channel, Consumer, Entry, InvalidArgument, Message
 from transports.operations import Operations
 from transports.wire.content import pack_content
 
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
 
 __all__ = ["ServedOperations", "content_of"]
 
-#: Messages that one look into a queue shows at most.
-MOST_PEEKED = 1_000
+#: Messages that one look into a queue shows at most, and the bytes after which no further one is shown.
+MOST_SHOWN = 1_000
+MOST_DELAYED = 10_000
+MOST_SHOWN_BYTES = 8 * 1024 * 1024
 
 
 def content_of(message: Message) -> bytes:
@@ -30,6 +33,14 @@ def content_of(message: Message) -> bytes:
 
 def _shown(message: Message) -> list[Any]:
     return [message.exchange, message.routing_key, content_of(message), message.body]
+
+
+def _size(shown: list[Any]) -> int:
+    return len(shown[-2]) + len(shown[-1])
+
+
+def _place(entry: Entry) -> tuple[float, int]:
+    return entry.due, entry.seq
 
 
 def _unseen(channel: Channel, tags: Iterable[int]) -> list[tuple[int, Entry, Consumer]]:
@@ -89,11 +100,36 @@ class ServedOperations:
 
     def peek(self, queue: str, count: int) -> list[list[Any]]:
         """Return [exchange, routing key, content, body] of each."""
-        return [_shown(message) for message in self._broker.peek(queue, max(0, min(count, MOST_PEEKED)))]
+        found: list[list[Any]] = []
+        room = MOST_SHOWN_BYTES
+        for message in self._broker.peek(queue, max(0, min(count, MOST_SHOWN))):
+            found.append(_shown(message))
+            room -= _size(found[-1])
+            if room < 0:
+                break
+        return found
 
-    def delayed(self, queue: str) -> list[list[Any]]:
-        """Return [seconds left, exchange, routing key, content, body] of each."""
-        return [[left, *_shown(message)] for left, message in self._broker.delayed(queue)]
+    def delayed(self, queue: str, after: list[Any] | None) -> list[Any]:
+        """Return a page of what is delayed: [[seconds left, exchange, routing key, content, body] of each, next].
+
+        after: the ``next`` of the page before, None for the first; ``next`` is None on the last page.
+        """
+        if after is not None and len(after) != 2:
+            raise InvalidArgument("after", after, "the end of the page before")
+        broker = self._broker
+        broker.run_due()
+        now = broker.clock.now()
+        entries = broker.queue(queue).delayed_entries()
+        if after is not None:
+            entries = entries[bisect_right(entries, tuple(after), key=_place) :]
+        page: list[list[Any]] = []
+        room = MOST_SHOWN_BYTES
+        for entry in entries:
+            if room < 0 or len(page) == MOST_DELAYED:
+                return [page, _place(entries[len(page) - 1])]
+            page.append([entry.due - now, *_shown(entry.message)])
+            room -= _size(page[-1])
+        return [page, None]
 
     def broker_stats(self) -> dict[str, Any]:
         """Return what the broker tells about itself (see :meth:`BrokerServer.statistics`)."""

@@ -1,12 +1,15 @@
 """Publishes of one channel: each is taken in order, and confirmed or refused.
 
 A queue with ``x-overflow: block`` makes its publisher wait: the publish, and what the same channel publishes after it,
-stands in line here until there is room or its time is up. Other channels of the client go on, so that an
-acknowledgement can make that room.
+stands in line here until there is room or its time is up. Its time runs as long as nobody in the line finds room, so
+that a burst may take longer than its messages may wait, and a line that goes nowhere is refused as one. Other channels
+of the client go on, so that an acknowledgement can make that room.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -22,34 +25,38 @@ if TYPE_CHECKING:
 
 __all__ = ["Publisher"]
 
+logger = logging.getLogger("transports.broker")
+
 #: A channel may have so much standing in line; then its client is not read until some has gone.
 MOST_WAITING = 1_000
 MOST_WAITING_BYTES = 8 * 1024 * 1024
 
 
 class _Waiting:
-    """A publish that stands in line. deadline: loop time, known once it is the first."""
+    """A publish that stands in line since ``since`` (loop time), and may wait for room so many seconds."""
 
-    __slots__ = ("mandatory", "message", "number", "wait")
+    __slots__ = ("mandatory", "message", "number", "since", "wait")
 
-    def __init__(self, message: CarriedMessage, number: int, mandatory: bool, wait: float) -> None:
+    def __init__(self, message: CarriedMessage, number: int, mandatory: bool, wait: float, since: float) -> None:
         self.message = message
         self.number = number
         self.mandatory = mandatory
         self.wait = wait
+        self.since = since
 
 
 class Publisher:
     """The publishing half of a served channel."""
 
-    __slots__ = ("_awaited", "_channel", "_deadline", "_line", "_line_bytes", "confirmed")
+    __slots__ = ("_awaited", "_channel", "_deadline", "_line", "_line_bytes", "_moved", "confirmed")
 
     def __init__(self, channel: ServedChannel) -> None:
         self._channel = channel
         self._line: deque[_Waiting] = deque()
         self._line_bytes = 0
         self._awaited: Queue | None = None
-        self._deadline: Any = None
+        self._deadline: asyncio.TimerHandle | None = None
+        self._moved = 0.0  # loop time at which somebody in the line found room
         self.confirmed = 0  # the last number that was taken and not confirmed yet; 0 for none
 
     def publish(self, fields: list[Any]) -> None:
@@ -75,7 +82,7 @@ class Publisher:
             and type(content) is bytes
             and type(body) is bytes
             and (rules is None or type(rules) is dict)
-            and (type(wait) is int or type(wait) is float)
+            and (type(wait) is int or (type(wait) is float and wait == wait))  # no NaN
         ):
             raise ProtocolError("a publish whose fields have other types")
         try:
@@ -86,12 +93,12 @@ class Publisher:
             self._refuse(number, error)
             return
         if self._line:
-            self._stand_in_line(_Waiting(message, number, bool(mandatory), wait))
+            self._stand_in_line(message, number, bool(mandatory), wait)
         else:
             try:
                 self._take(message, number, mandatory)
             except WouldBlock as blocked:
-                self._stand_in_line(_Waiting(message, number, bool(mandatory), wait))
+                self._stand_in_line(message, number, bool(mandatory), wait)
                 self._await_room(blocked.queue)
 
     def _take(self, message: CarriedMessage, number: int, mandatory: bool) -> None:
@@ -101,6 +108,10 @@ class Publisher:
         except WouldBlock:
             raise
         except EngineError as error:
+            self._refuse(number, error)
+            return
+        except Exception as error:
+            logger.exception("the broker failed at a message of %s", channel.session.name)
             self._refuse(number, error)
             return
         if mandatory and not routed:
@@ -114,7 +125,7 @@ class Publisher:
                 channel.session.owe_confirmation(self)
             self.confirmed = number
 
-    def _refuse(self, number: int, error: EngineError) -> None:
+    def _refuse(self, number: int, error: Exception) -> None:
         session = self._channel.session
         if number:
             session.send_settled(pack_frame((REFUSAL, self._channel.number, number, pack_refusal(error))))
@@ -133,10 +144,11 @@ class Publisher:
         """Whether so much stands in line that the client should not be read."""
         return len(self._line) > MOST_WAITING or self._line_bytes > MOST_WAITING_BYTES
 
-    def _stand_in_line(self, waiting: _Waiting) -> None:
-        self._line.append(waiting)
-        self._line_bytes += waiting.message.size
-        self._channel.session.regulate_reading()
+    def _stand_in_line(self, message: CarriedMessage, number: int, mandatory: bool, wait: float) -> None:
+        session = self._channel.session
+        self._line.append(_Waiting(message, number, mandatory, wait, session.server.loop.time()))
+        self._line_bytes += message.size
+        session.regulate_reading()
 
     def _leave_line(self) -> None:
         self._line_bytes -= self._line.popleft().message.size
@@ -153,7 +165,10 @@ class Publisher:
         server = self._channel.session.server
         server.waiting_publishers[self] = None
         if self._deadline is None:
-            self._deadline = server.loop.call_later(max(0.0, self._line[0].wait), self._give_up)
+            self._deadline = server.loop.call_at(self._time_is_up(self._line[0]), self._give_up)
+
+    def _time_is_up(self, waiting: _Waiting) -> float:
+        return max(waiting.since, self._moved) + max(0.0, waiting.wait)
 
     def _stop_awaiting(self) -> None:
         if self._awaited is not None:
@@ -165,24 +180,23 @@ class Publisher:
         self._channel.session.server.waiting_publishers.pop(self, None)
 
     def try_again(self) -> None:
-        """Publish what stands in line, as far as there is room now."""
+        """Publish what stands in line, as far as there is room now; refuse what has waited for its time."""
+        now = self._channel.session.server.loop.time()
         while self._line:
             first = self._line[0]
             try:
                 self._take(first.message, first.number, first.mandatory)
+                self._moved = now
             except WouldBlock as blocked:
-                self._await_room(blocked.queue)
-                break
+                if now < self._time_is_up(first):
+                    self._await_room(blocked.queue)
+                    break
+                self._refuse(first.number, self._channel.broker.full(blocked.queue))
             self._leave_line()
         self._channel.session.regulate_reading()
 
     def _give_up(self) -> None:
         self._deadline = None
-        first = self._line[0]
-        queue = self._awaited
-        if queue is not None and not queue.deleted:
-            self._refuse(first.number, queue.full())
-            self._leave_line()
         self.try_again()
         self._channel.session.server.flush()
 

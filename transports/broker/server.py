@@ -17,6 +17,7 @@ from typing import Any
 from transports.broker.publishing import Publisher
 from transports.broker.session import Session
 from transports.engine import Broker, Clock, SystemClock
+from transports.engine.topology import PREDECLARED
 from transports.wire.frames import DEFAULT_FRAME_MAX
 
 __all__ = ["BrokerServer"]
@@ -37,11 +38,18 @@ class BrokerServer:
         frame_max: int = DEFAULT_FRAME_MAX,
         idle_exit: float | None = None,
         on_idle: Callable[[], None] | None = None,
+        handshake_seconds: float = 10.0,
+        frame_seconds: float = 60.0,
     ) -> None:
-        """idle_exit: seconds without any client after which ``on_idle`` is called; None for never."""
+        """idle_exit: seconds without any client after which ``on_idle`` is called; None for never.
+
+        handshake_seconds: until a client must have greeted. frame_seconds: until a frame must have come in whole.
+        """
         self.loop = loop
         self.clock: Clock = clock or SystemClock()
         self.frame_max = frame_max
+        self.handshake_seconds = handshake_seconds
+        self.frame_seconds = frame_seconds
         self.farewell_seconds = 2.0
         self.brokers: dict[str, Broker] = {}
         self.sessions: dict[Session, None] = {}
@@ -50,6 +58,7 @@ class BrokerServer:
         self.read_buffer = bytearray(READ_BYTES)
         self._started = time.time()
         self._served = 0
+        self._unroutable = 0  # of virtual hosts that were let go
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = float("inf")
         self._due_changed = False
@@ -57,6 +66,7 @@ class BrokerServer:
         self._idle_exit = idle_exit
         self._on_idle = on_idle
         self._idle_timer: asyncio.TimerHandle | None = None
+        self.clients_changed()
 
     # -- clients -----------------------------------------------------------------------------------------------
 
@@ -73,6 +83,12 @@ class BrokerServer:
                 vhost, clock=self.clock, on_due=self._note_due, on_room=self._note_room
             )
         return broker
+
+    def forget_if_empty(self, broker: Broker) -> None:
+        """Let go of a virtual host in which nobody and nothing is any more."""
+        if not broker.connections and not broker.queues and len(broker.exchanges) == len(PREDECLARED):
+            self._unroutable += broker.unroutable
+            self.brokers.pop(broker.vhost, None)
 
     def clients_changed(self) -> None:
         """Start or stop counting the time without clients."""
@@ -95,7 +111,7 @@ class BrokerServer:
             "clients": len(self.sessions),
             "clients_served": self._served,
             "vhosts": sorted(self.brokers),
-            "unroutable": sum(broker.unroutable for broker in self.brokers.values()),
+            "unroutable": self._unroutable + sum(broker.unroutable for broker in self.brokers.values()),
         }
 
     # -- the end of a wake-up ----------------------------------------------------------------------------------
@@ -128,7 +144,10 @@ class BrokerServer:
         self._timer_due = float("inf")
         self._due_changed = True
         for broker in self.brokers.values():
-            broker.run_due()
+            try:
+                broker.run_due()
+            except Exception:
+                logger.exception("the broker failed at what was due in virtual host %r", broker.vhost)
         self.flush()
 
     def _note_due(self) -> None:

@@ -13,11 +13,15 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import select
+import socket
+import struct
 from typing import TYPE_CHECKING, Any, cast
 
 from transports.broker.operations import ServedOperations, content_of
 from transports.broker.publishing import Publisher
 from transports.engine import Broker, Channel, Consumer, EngineError, Entry, InvalidArgument, Sink
+from transports.engine.errors import precondition_failed
 from transports.wire.frames import FrameError, FrameReader, pack_frame
 from transports.wire.protocol import (
     ACK,
@@ -40,7 +44,7 @@ from transports.wire.protocol import (
     ProtocolError,
     fits,
 )
-from transports.wire.refusals import pack_refusal
+from transports.wire.refusals import pack_refusal, shown
 
 if TYPE_CHECKING:
     from transports.broker.server import BrokerServer
@@ -49,11 +53,16 @@ __all__ = ["ServedChannel", "Session"]
 
 logger = logging.getLogger("transports.broker")
 
-HANDSHAKE_SECONDS = 10.0
 HANDSHAKE_BYTES = 4_096
+LEAST_HEARTBEAT, MOST_HEARTBEAT = 0.1, 3_600.0
+HANG_UP_SECONDS = 0.25
+# Tells of a client that writes no more, also behind data that is not read. Without it a system tells of dead ones only.
+HANG_UP = getattr(select, "POLLRDHUP", 0)
 MOST_CHANNELS = 2_047
 SEND_HIGH = 1024 * 1024
 SEND_LOW = 256 * 1024
+#: What one client can cause again and again is told of at first, and then once in so many times.
+ONE_IN = 1_000
 
 
 class ServedChannel(Sink):
@@ -114,6 +123,7 @@ class Session(asyncio.BufferedProtocol):
         self.where = where
         self.name = f"a client on {where}"
         self.channels: dict[int, ServedChannel] = {}
+        self._highest_channel = 0
         self.out_bytes = 0
         self.held_back = False
         self._token = token
@@ -129,25 +139,32 @@ class Session(asyncio.BufferedProtocol):
         self._heartbeat = 0.0
         self._heard = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self._frame_timer: asyncio.TimerHandle | None = None
+        self._frame_begun = 0
+        self._hang_up_timer: asyncio.TimerHandle | None = None
+        self._going_on = False
         self._unconfirmed_refusals = 0
+        self._wrong_settlements = 0
 
     # -- the client comes and goes -----------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=SEND_HIGH, low=SEND_LOW)
+        self.name = peer_name(self._transport.get_extra_info("socket"), self.where)
         self.server.sessions[self] = None
         self.server.clients_changed()
-        self._timer = self.server.loop.call_later(HANDSHAKE_SECONDS, self._hand_is_late)
+        self._timer = self.server.loop.call_later(self.server.handshake_seconds, self._be_late)
 
-    def _hand_is_late(self) -> None:
-        self.drop(f"no greeting within {HANDSHAKE_SECONDS:.0f} s")
+    def _be_late(self) -> None:
+        self.drop(f"no greeting within {self.server.handshake_seconds:g} s")
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Put back all that the client held; called once, whatever ended the connection."""
         self._closing = True
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._frame_timer, self._hang_up_timer):
+            if timer is not None:
+                timer.cancel()
         self.server.sessions.pop(self, None)
         self._out.clear()
         self._settled.clear()
@@ -157,6 +174,7 @@ class Session(asyncio.BufferedProtocol):
                 channel.publisher.close()
             self.channels.clear()
             self.broker.close_connection(self.client)
+            self.server.forget_if_empty(self.broker)
             if exc is not None:
                 logger.info("%s was lost (%s); what it held is back in its queues", self.name, exc)
         self.server.clients_changed()
@@ -166,22 +184,22 @@ class Session(asyncio.BufferedProtocol):
         """End this client for what it did, with the reason in the log and in its last frame."""
         if self._closing:
             return
-        self._closing = True
         logger.warning("%s was dropped: %s", self.name, reason)
-        self._transport.write(pack_frame((GOODBYE, reason)))
-        self._end()
+        self._end(reason)
 
     def close(self, reason: str) -> None:
         """Say goodbye once everything that was meant for the client is on its way."""
         if self._closing:
             return
         self.write_out()
-        self._closing = True
-        self._transport.write(pack_frame((GOODBYE, reason)))
-        self._end()
+        self._end(reason)
 
-    def _end(self) -> None:
-        # What is in the transport's buffer may still go; a client that does not take it is cut off by the server.
+    def _end(self, reason: str | None) -> None:
+        """Close, with a last word if there is a reason. What is in the transport's buffer may still go, for a while."""
+        self._closing = True
+        self.hold_back()  # what is ready from now on is for others
+        if reason is not None:
+            self._transport.write(pack_frame((GOODBYE, reason)))
         if self._transport.get_write_buffer_size() > SEND_HIGH:
             self._transport.abort()
         else:
@@ -196,18 +214,42 @@ class Session(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         if self._closing:
             return
+        reader = self._reader
         self._heard = self.server.loop.time()
         try:
-            for fields in self._reader.feed(memoryview(self.server.read_buffer)[:nbytes]):
+            for fields in reader.feed(memoryview(self.server.read_buffer)[:nbytes]):
                 self._take(fields)
                 if self._closing:
                     break
         except (FrameError, ProtocolError) as error:
             self.drop(str(error))
+        except Exception:
+            logger.exception("the broker failed at what %s asked for", self.name)
+            self.drop("the broker failed at what it asked for; the broker's log has the traceback")
+        if reader.unfinished and self._frame_timer is None:
+            self._await_frame()
         self.server.flush()
 
+    def _await_frame(self) -> None:
+        """Watch over a frame that has come in part: whoever begins one has to end it."""
+        self._frame_begun = self._reader.begun
+        self._frame_timer = self.server.loop.call_later(self.server.frame_seconds, self._look_for_frame)
+
+    def _look_for_frame(self) -> None:
+        self._frame_timer = None
+        reader = self._reader
+        if not reader.unfinished or self._closing:
+            return
+        if reader.begun == self._frame_begun and not self._reading_paused:
+            self.drop(f"a frame that was not ended within {self.server.frame_seconds:g} s ({reader.unfinished} bytes)")
+        else:
+            self._await_frame()
+
     def eof_received(self) -> bool:
-        return False  # whoever sends no more is gone: what it holds goes back
+        """Take a client that sends no more for gone: what it holds goes back."""
+        if not self._closing:
+            self._end(None)
+        return False
 
     def _take(self, fields: list[Any]) -> None:
         kind = fields[0]
@@ -215,12 +257,14 @@ class Session(asyncio.BufferedProtocol):
             self._greet(fields)
             return
         if type(kind) is not int or LENGTHS.get(kind) != len(fields):
-            raise ProtocolError(f"a frame of kind {kind!r} with {len(fields)} items")
+            raise ProtocolError(f"a frame of kind {shown(kind)} with {len(fields)} items")
         if kind == ACK:
             _, number, tag, multiple = fields
             self._settle(number, tag, multiple=multiple)
         elif kind == PUBLISH:
-            self._channel(fields[1]).publisher.publish(fields)
+            channel = self._channel(fields[1])
+            if channel is not None:
+                channel.publisher.publish(fields)
         elif kind == CALL:
             _, call_id, number, operation, arguments = fields
             self._call(call_id, number, operation, arguments)
@@ -230,8 +274,7 @@ class Session(asyncio.BufferedProtocol):
         elif kind == PING:
             self.send(pack_frame((PONG,)))
         elif kind == GOODBYE:
-            self._closing = True
-            self._transport.close()
+            self._end(None)
         elif kind == HELLO:
             raise ProtocolError("a second greeting")
 
@@ -241,8 +284,8 @@ class Session(asyncio.BufferedProtocol):
         version, options = fields[2], fields[3]
         if version != VERSION:
             raise ProtocolError(
-                f"it speaks version {version!r} of the protocol, this broker speaks {VERSION}: use the same release of "
-                "liap-tasks on both sides"
+                f"it speaks version {shown(version)} of the protocol, this broker version {VERSION}: use the same "
+                "release of liap-tasks on both sides"
             )
         if self._token is not None:
             offered = options.get("token")
@@ -251,10 +294,13 @@ class Session(asyncio.BufferedProtocol):
         name, pid, vhost = options.get("name"), options.get("pid"), options.get("vhost", "/")
         if type(vhost) is not str or not vhost:
             raise ProtocolError("a virtual host that has no name")
-        self.name = f"{name if type(name) is str else 'client'} (process {pid}) on {self.where}"
+        called = shown(name)[1:-1] if type(name) is str and name else "client"
+        self.name = f"{called} (process {shown(pid)}) on {self.where}"
         heartbeat = options.get("heartbeat", 0)
-        if type(heartbeat) not in (int, float) or not 0 <= heartbeat <= 3600:
-            raise ProtocolError("a heartbeat that is not between 0 and 3600 s")
+        if type(heartbeat) not in (int, float) or not (
+            heartbeat == 0 or LEAST_HEARTBEAT <= heartbeat <= MOST_HEARTBEAT
+        ):
+            raise ProtocolError(f"a heartbeat that is neither 0 nor from {LEAST_HEARTBEAT:g} to {MOST_HEARTBEAT:g} s")
         self._heartbeat = float(heartbeat)
         if self._timer is not None:
             self._timer.cancel()
@@ -269,6 +315,8 @@ class Session(asyncio.BufferedProtocol):
             self._watch_silence()
 
     def _watch_silence(self) -> None:
+        if self._reading_paused:  # it is we who do not listen
+            self._heard = self.server.loop.time()
         silent = self.server.loop.time() - self._heard
         if silent > 2 * self._heartbeat:
             self.drop(
@@ -279,16 +327,22 @@ class Session(asyncio.BufferedProtocol):
         self.server.flush()
         self._timer = self.server.loop.call_later(self._heartbeat, self._watch_silence)
 
-    def _channel(self, number: Any) -> ServedChannel:
-        channel = self.channels.get(number) if type(number) is int else None
-        if channel is None:
-            raise ProtocolError(f"channel {number!r} is not open")
-        return channel
+    def _channel(self, number: Any) -> ServedChannel | None:
+        """Return an open channel; None for a closed one, of whose end another thread of the client may not know."""
+        if type(number) is int:
+            channel = self.channels.get(number)
+            if channel is not None:
+                return channel
+            if 0 < number <= self._highest_channel:
+                return None
+        raise ProtocolError(f"channel {shown(number)} was never opened")
 
     def _settle(self, number: Any, tag: Any, *, multiple: Any, requeue: bool | None = None) -> None:
         channel = self._channel(number)
         if type(tag) is not int:
             raise ProtocolError("a delivery tag that is no number")
+        if channel is None:
+            return  # closing it put back everything
         try:
             if requeue is None:
                 channel.broker.ack(channel.channel, tag, multiple=multiple)
@@ -296,27 +350,31 @@ class Session(asyncio.BufferedProtocol):
                 channel.broker.reject(channel.channel, tag, requeue=requeue, multiple=multiple)
         except EngineError as error:
             # The client knows what it holds and asks for nothing else; only a delivery given back meanwhile gets here.
-            logger.info("%s settled a delivery that it does not hold: %s", self.name, error)
+            if self._wrong_settlements % ONE_IN == 0:
+                logger.info("%s settled a delivery that it does not hold: %s", self.name, error)
+            self._wrong_settlements += 1
 
     def _call(self, call_id: Any, number: Any, operation: Any, arguments: Any) -> None:
         types = OPERATIONS.get(operation) if type(operation) is str else None
         if types is None or type(call_id) is not int or type(arguments) is not list or not fits(arguments, types):
-            raise ProtocolError(f"a call of {operation!r} that does not fit the protocol")
+            raise ProtocolError(f"a call of {shown(operation)} that does not fit the protocol")
         result = None
         try:
             if operation == "open_channel":
                 self._open_channel(arguments[0])
             else:
-                result = self._channel(number).operations.do(operation, arguments)
+                channel = self._channel(number)
+                if channel is None:
+                    raise precondition_failed(f"channel {number} is closed")
+                result = channel.operations.do(operation, arguments)
+            answer = pack_frame((ANSWER, call_id, result))
         except EngineError as error:
             answer = pack_frame((FAILURE, call_id, pack_refusal(error)))
         except ProtocolError:
             raise
         except Exception as error:
-            logger.exception("%s asked for %s%r, and the broker failed", self.name, operation, tuple(arguments))
+            logger.exception("%s asked for %s%s, and the broker failed", self.name, operation, shown(arguments))
             answer = pack_frame((FAILURE, call_id, pack_refusal(error)))
-        else:
-            answer = pack_frame((ANSWER, call_id, result))
         self.send_settled(answer)
 
     def _open_channel(self, number: int) -> None:
@@ -324,11 +382,12 @@ class Session(asyncio.BufferedProtocol):
             raise ProtocolError(f"channel {number} is open already")
         if len(self.channels) >= MOST_CHANNELS:
             raise InvalidArgument("channel", number, f"at most {MOST_CHANNELS} channels of one connection")
+        self._highest_channel = max(self._highest_channel, number)
         self.channels[number] = ServedChannel(self, number)
 
-    def note_unconfirmed_refusal(self, error: EngineError) -> None:
+    def note_unconfirmed_refusal(self, error: Exception) -> None:
         """Tell the operator of a refused publish that asked for no confirmation: the first, then one in 1,000."""
-        if self._unconfirmed_refusals % 1_000 == 0:
+        if self._unconfirmed_refusals % ONE_IN == 0:
             logger.warning(
                 "a message of %s was refused, and it asked for no confirmation (%d before it): %s",
                 self.name,
@@ -379,8 +438,15 @@ class Session(asyncio.BufferedProtocol):
         self._transport.write(frames[0] if len(frames) == 1 else b"".join(frames))
         self.out_bytes = self._transport.get_write_buffer_size()
         self.regulate_reading()
-        if self.held_back and not self._writing_paused:
+        if self.held_back and not self._going_on and not self._writing_paused:
+            self._going_on = True
+            self.server.loop.call_soon(self._go_on)  # not at once: others have their turn between two such portions
+
+    def _go_on(self) -> None:
+        self._going_on = False
+        if self.held_back and not self._writing_paused and not self._closing:
             self._let_go()
+            self.server.flush()
 
     def hold_back(self) -> None:
         """Stop the deliveries to a client that does not take them. Called in the middle of the engine's work."""
@@ -414,5 +480,30 @@ class Session(asyncio.BufferedProtocol):
             self._reading_paused = crowded
             if crowded:
                 self._transport.pause_reading()
+                self._watch_for_hang_up()
             else:
                 self._transport.resume_reading()
+
+    def _watch_for_hang_up(self) -> None:
+        # The loop does not tell that a client is gone while nobody reads it.
+        if self._hang_up_timer is None:
+            self._hang_up_timer = self.server.loop.call_later(HANG_UP_SECONDS, self._look_for_hang_up)
+
+    def _look_for_hang_up(self) -> None:
+        self._hang_up_timer = None
+        if not self._reading_paused or self._closing:
+            return
+        poll = select.poll()
+        poll.register(self._transport.get_extra_info("socket").fileno(), HANG_UP)
+        if poll.poll(0):
+            self._transport.abort()
+        else:
+            self._watch_for_hang_up()
+
+
+def peer_name(sock: socket.socket, where: str) -> str:
+    """Return a name for a client that has not told its own: its process where the system knows it."""
+    if sock.family == socket.AF_UNIX and hasattr(socket, "SO_PEERCRED"):
+        pid, _, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+        return f"a client (process {pid}) on {where}"
+    return f"a client on {where}"

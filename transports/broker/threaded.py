@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from transports.broker.listening import SocketLock, listen_on_tcp, listen_on_unix, prepare_directory
@@ -106,6 +107,7 @@ class BrokerThread:
             await self._ended.wait()
             for listener in listeners:
                 listener.close()
+            Path(self.address.path).unlink(missing_ok=True)
             await server.close("the broker stops")
         finally:
             lock.release()

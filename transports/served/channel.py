@@ -344,15 +344,22 @@ class Channel(KombuChannel):
         return numbers
 
     def peek(self, queue: str, count: int = 10) -> list[ReceivedMessage]:
-        """Return up to ``count`` (at most 1,000) ready messages in delivery order, leaving them in the queue.
+        """Return up to ``count`` ready messages in delivery order, leaving them in the queue.
 
+        At most 1,000, and fewer where these are more than 8 MB.
         They cannot be acknowledged: they have not been delivered.
         """
         return [self._looked_at(*shown) for shown in self._ask("peek", queue, count)]
 
     def delayed(self, queue: str) -> list[tuple[float, ReceivedMessage]]:
         """Return (seconds left, message) for each delayed message of a queue, soonest first."""
-        return [(left, self._looked_at(*shown)) for left, *shown in self._ask("delayed", queue)]
+        found: list[tuple[float, ReceivedMessage]] = []
+        page, following = self._ask("delayed", queue, None)
+        while True:
+            found.extend((left, self._looked_at(*shown)) for left, *shown in page)
+            if following is None:
+                return found
+            page, following = self._ask("delayed", queue, following)
 
     def _looked_at(self, exchange: str, routing_key: str, content: bytes, body: bytes) -> ReceivedMessage:
         message = self._message(body, content, {"exchange": exchange, "routing_key": routing_key})

@@ -36,10 +36,11 @@ def pack_frame(fields: tuple[Any, ...]) -> bytes:
 class FrameReader:
     """Cut a stream of bytes into frames. limit: bytes a frame may have."""
 
-    __slots__ = ("_needed", "_unfinished", "limit")
+    __slots__ = ("_needed", "_unfinished", "begun", "limit")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
+        self.begun = 0  # frames so far that did not come in whole at once
         self._unfinished = bytearray()
         self._needed = 0  # bytes of the unfinished frame, as far as they are known
 
@@ -75,6 +76,7 @@ class FrameReader:
             position = following
         if position < end:
             unfinished += view[position:]
+            self.begun += 1
 
 
 def _fields(payload: memoryview) -> list[Any]:

@@ -28,6 +28,7 @@ with the types of their arguments, in :data:`OPERATIONS`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 __all__ = [
@@ -100,7 +101,7 @@ OPERATIONS: dict[str, tuple[Any, ...]] = {
     # looking in
     "queue_stats": ((str, type(None)),),
     "peek": (str, int),
-    "delayed": (str,),
+    "delayed": (str, (list, type(None))),  # queue, where the page before ended
     "cancel_delayed": (str, str),  # queue, message id
     "reschedule": (str, str, (int, float)),  # queue, message id, seconds
     "broker_stats": (),
@@ -108,8 +109,15 @@ OPERATIONS: dict[str, tuple[Any, ...]] = {
 
 
 def fits(values: list[Any], types: tuple[Any, ...]) -> bool:
-    """Tell whether values have these types; a bool is no int here."""
+    """Tell whether values have these types; a bool is no int here, a list is one of numbers, a table has names."""
     return len(values) == len(types) and all(
-        isinstance(value, expected) and (type(value) is not bool or expected is bool)
+        isinstance(value, expected) and (type(value) not in _NARROW or _NARROW[type(value)](value, expected))
         for value, expected in zip(values, types, strict=True)
     )
+
+
+_NARROW: dict[type, Callable[[Any, Any], bool]] = {
+    bool: lambda value, expected: expected is bool,
+    list: lambda value, expected: all(type(one) in (int, float) for one in value),
+    dict: lambda value, expected: all(type(name) is str for name in value),
+}

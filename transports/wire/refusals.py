@@ -6,11 +6,12 @@
 
 from __future__ import annotations
 
+import reprlib
 from typing import Any
 
 from transports.engine.errors import ChannelRefusal, EngineError, InvalidArgument, QueueFull
 
-__all__ = ["BrokerDefect", "pack_refusal", "unpack_refusal"]
+__all__ = ["BrokerDefect", "pack_refusal", "shown", "unpack_refusal"]
 
 
 class BrokerDefect(EngineError):
@@ -27,6 +28,15 @@ class _AsWritten:
         return self.text
 
 
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = _short.maxlong = 200
+
+
+def shown(value: Any) -> str:
+    """Return a value of the other side as text for people: printable, and short whatever it is."""
+    return _short.repr(value)
+
+
 def _is_plain(value: Any) -> bool:
     return value is None or type(value) in (bool, float, str) or (type(value) is int and -(2**63) <= value < 2**64)
 
@@ -37,7 +47,7 @@ def pack_refusal(error: Exception) -> list[Any]:
         return ["channel", error.reply_code, error.reply_text]
     if isinstance(error, InvalidArgument):
         plain = _is_plain(error.value)
-        return ["argument", error.name, error.value if plain else repr(error.value), error.allowed, plain]
+        return ["argument", error.name, error.value if plain else shown(error.value), error.allowed, plain]
     if isinstance(error, QueueFull):
         return ["full", error.queue, error.max_length, error.retry_after]
     return ["broken", f"{type(error).__name__}: {error}"]
