@@ -14,26 +14,24 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from amqp.exceptions import ConsumerCancelled, PreconditionFailed, RecoverableConnectionError
+from amqp.exceptions import ConsumerCancelled, NotAllowed, PreconditionFailed, RecoverableConnectionError
 
 from transports.channel import KombuChannel, Publication
 from transports.errors import InvalidArgumentError, from_engine
 from transports.headers import copy_table
 from transports.received import ReceivedMessage
 from transports.served.confirms import Confirms
-from transports.served.inbox import Arrival
+from transports.served.inbox import Arrival, Subscription
 from transports.served.pipeline import Pipeline
+from transports.served.stream import ConnectionLost
 from transports.wire.content import RULE_HEADERS, pack_content, unpack_content
 from transports.wire.frames import pack_frame
-from transports.wire.protocol import ACK, PUBLISH, REJECT
+from transports.wire.protocol import ACK, CANCEL, DELIVERY, PUBLISH, REJECT, RETURN
 
 if TYPE_CHECKING:
     from transports.served.connection import ServedConnection
 
 __all__ = ["Channel"]
-
-#: Bytes of a frame beside content, body and names.
-FRAME_OVERHEAD = 256
 
 
 class Channel(KombuChannel):
@@ -49,16 +47,21 @@ class Channel(KombuChannel):
         self._confirm = bool(options.get("confirm_publish", True))
         self._publishing = threading.Lock()  # numbers leave in order
         self._pipeline: Pipeline | None = None
-        self._callbacks: dict[str, Callable[[ReceivedMessage], Any]] = {}
-        self._on_cancel: dict[str, Callable[[str], Any]] = {}
+        self._subscriptions: dict[str, Subscription] = {}
+        self._asked_for: dict[str, Subscription] = {}  # subscriptions whose answer has not come yet
+        self._subscribing = threading.Lock()  # between those two, and for the end of one
         self._held: dict[int, None] = {}  # delivery tags that are not settled, in the order of their delivery
+        self._wants_flow = True
+        self._ended = False
+        self.inbox = connection.inbox
+        self._number = 0
         self._number = connection.open_channel(self)
         self.channel_id = self._number
 
     @property
     def is_open(self) -> bool:
         """Whether the channel can be used."""
-        return self.connection is not None and self.connection.connected
+        return not self._ended and self.connection is not None and self.connection.connected
 
     @property
     def closed(self) -> bool:
@@ -66,9 +69,10 @@ class Channel(KombuChannel):
         return not self.is_open
 
     def _live(self) -> ServedConnection:
-        if self.connection is None:
+        connection = self.connection
+        if connection is None or self._ended:
             raise RecoverableConnectionError("this channel is closed")
-        return self.connection
+        return connection
 
     def _ask(self, operation: str, *arguments: Any) -> Any:
         return self._live().call(self._number, operation, *arguments)
@@ -100,24 +104,40 @@ class Channel(KombuChannel):
         given = timeout if timeout is not None else confirm_timeout
         wait = self._block_timeout if given is None else given
         rest = self._packed(message, exchange or "", routing_key or "", mandatory, wait)
+        confirms = self.confirms
         with self._publishing:
             pipeline = self._pipeline
-            number = self.confirms.next_number() if self._confirm or pipeline is not None else 0
-            frame = pack_frame((PUBLISH, self._number, number, *rest))
-            if len(frame) > connection.frame_max:
-                raise InvalidArgumentError("message size", len(frame), f"at most {connection.frame_max} bytes")
+            number = confirms.last + 1 if self._confirm or pipeline is not None else 0
+            frame = self._frame(connection, number, rest)
+            if number:
+                confirms.last = number
+                connection.expect_waiting(wait)
             if pipeline is not None:
-                pipeline.send(frame)
+                pipeline.send(frame, number)
             else:
                 connection.send_frame(frame)
         if pipeline is not None or not number:
             return
-        self.await_confirmation(number, wait)
-        refusal = self.confirms.take_refusal(number)
+        self.await_confirmation(number)
+        refusal = confirms.take_refusal(number)
         if mandatory:
             self.tell_of_returns()
         if refusal is not None:
             raise from_engine(refusal) from refusal
+
+    def _frame(self, connection: ServedConnection, number: int, rest: tuple[Any, ...]) -> bytes:
+        try:
+            frame = pack_frame((PUBLISH, self._number, number, *rest))
+        except (TypeError, ValueError, OverflowError) as error:
+            *fields, _content, _body = rest
+            raise InvalidArgumentError(
+                "publish",
+                fields,
+                f"a priority, an expiration and headers of the types that AMQP has for them ({error})",
+            ) from error
+        if len(frame) > connection.frame_max:
+            raise InvalidArgumentError("message size", len(frame), f"at most {connection.frame_max} bytes")
+        return frame
 
     def _packed(
         self, message: Publication, exchange: str, routing_key: str, mandatory: bool, wait: float
@@ -149,12 +169,21 @@ class Channel(KombuChannel):
             message.body,
         )
 
-    def await_confirmation(self, number: int, wait: float) -> None:
-        """Return when a publish is confirmed or refused; raises ConnectionLost when the broker does not say."""
+    def await_confirmation(self, number: int) -> None:
+        """Return when a publish is confirmed or refused.
+
+        Raises ConnectionLost when the broker settles nothing for as long as it may, RecoverableConnectionError when the
+        channel was closed meanwhile.
+        """
         connection = self._live()
         confirms = self.confirms
-        if not connection.wait_until(lambda: confirms.is_settled(number), wait + connection.call_timeout):
-            connection.give_up(f"the broker did not confirm a message within {wait + connection.call_timeout:g} s")
+        settled = -1
+        while not connection.wait_until(lambda: confirms.is_settled(number) or self._ended, connection.patience):
+            if confirms.settled == settled:
+                connection.give_up(f"the broker did not confirm a message within {connection.patience:g} s")
+            settled = confirms.settled
+        if not confirms.is_settled(number):
+            raise RecoverableConnectionError("the channel was closed while its publisher waited for the confirmation")
 
     def tell_of_returns(self) -> None:
         """Call the ``basic_return`` handlers for the mandatory messages that found no queue."""
@@ -179,7 +208,8 @@ class Channel(KombuChannel):
             with self._publishing:
                 self._pipeline = None
                 pipeline.flush()
-        pipeline.finish(self._block_timeout)
+            pipeline.finish()
+        pipeline.raise_first_refusal()
 
     # -- consuming ---------------------------------------------------------------------------------------------
 
@@ -199,44 +229,63 @@ class Channel(KombuChannel):
         if callback is None:
             raise ValueError("basic_consume needs a callback")
         tag = consumer_tag or f"amq.ctag-{uuid4().hex}"
-        fresh = tag not in self._callbacks  # with a tag in use the broker refuses, and the first consumer goes on
-        if fresh:
-            self._callbacks[tag] = callback
-            if on_cancel is not None:
-                self._on_cancel[tag] = on_cancel
+        subscription = Subscription(tag, callback, on_cancel, bool(no_ack))
+        with self._subscribing:
+            if tag in self._asked_for:
+                raise NotAllowed(f"NOT_ALLOWED - attempt to reuse consumer tag '{tag}'", (60, 20), reply_code=530)
+            self._asked_for[tag] = subscription  # its first deliveries may come before the answer
             if no_ack:
                 self.no_ack_consumers.add(tag)
         try:
             self._ask("consume", queue or "", tag, bool(no_ack), bool(exclusive), arguments)
         except BaseException:
-            if fresh:
-                self._forget(tag)
+            subscription.cancelled = True
             raise
+        finally:
+            with self._subscribing:
+                if not subscription.ended and not subscription.cancelled:
+                    self._subscriptions[tag] = subscription
+                del self._asked_for[tag]
+                self._note_acknowledgement(tag)
         return tag
+
+    def _note_acknowledgement(self, tag: str) -> None:
+        """Note whether the consumer of this tag acknowledges, for the messages it gets."""
+        subscription = self._subscriptions.get(tag)
+        if subscription is not None and subscription.no_ack:
+            self.no_ack_consumers.add(tag)
+        else:
+            self.no_ack_consumers.discard(tag)
 
     def basic_cancel(self, consumer_tag: str, nowait: bool = False) -> None:
         """End a consumer; deliveries that its callback has not seen go back to the queue."""
-        if consumer_tag not in self._callbacks:
+        subscription = self._subscriptions.get(consumer_tag)
+        if subscription is None:
             return
         self._ask("cancel", consumer_tag)
-        unseen = self._recall(consumer_tag)
+        with self._subscribing:
+            subscription.cancelled = True
+            if self._subscriptions.get(consumer_tag) is subscription:
+                del self._subscriptions[consumer_tag]
+                self._note_acknowledgement(consumer_tag)
+        unseen = self._recall(subscription)
         if unseen:
             self._ask("undeliver", unseen)
-        self._forget(consumer_tag)
 
-    def _recall(self, consumer_tag: str | None = None) -> list[int]:
+    def _recall(self, subscription: Subscription | None = None) -> list[int]:
         """Take back what nobody has seen and return the delivery tags of what we hold of it."""
-        recalled = self._live().inbox.recall(self._number, consumer_tag)
-        held = self._held
-        tags = [arrival.delivery_tag for arrival in recalled if arrival.delivery_tag in held]
-        for tag in tags:
-            held.pop(tag, None)
-        return tags
+        connection = self.connection
+        recalled = [] if connection is None else connection.inbox.recall(self, subscription)
+        tags = [arrival.fields[3] for arrival in recalled if arrival.fields[0] == DELIVERY]
+        return [tag for tag in tags if self._release(tag)]
 
-    def _forget(self, tag: str) -> Callable[[str], Any] | None:
-        self._callbacks.pop(tag, None)
-        self.no_ack_consumers.discard(tag)
-        return self._on_cancel.pop(tag, None)
+    def _release(self, delivery_tag: int) -> bool:
+        """Stop holding a delivery; tell whether this call did it (and no other thread's)."""
+        try:
+            del self._held[delivery_tag]
+        except KeyError:
+            return False
+        return True
 
     def basic_get(self, queue: str = "", no_ack: bool = False, **_: Any) -> ReceivedMessage | None:
         """Return the next message of a queue, or None."""
@@ -255,36 +304,72 @@ class Channel(KombuChannel):
         }
         return self._message(body, content, delivery_info, returns)
 
-    def hold(self, arrival: Arrival) -> None:
-        """Note a delivery that has just come in and is to be settled."""
-        if arrival.content is not None and arrival.consumer_tag not in self.no_ack_consumers:
-            self._held[arrival.delivery_tag] = None
+    # What the reader of the connection tells; it holds the reading end, and must not wait.
+
+    def delivered(self, fields: list[Any]) -> None:
+        """Take in a DELIVERY frame."""
+        tag = fields[2]
+        subscription = self._subscriptions.get(tag) or self._asked_for.get(tag)
+        if subscription is None or not subscription.no_ack:
+            self._held[fields[3]] = None
+        self.inbox.add(Arrival(self, subscription, fields))
+
+    def cancelled(self, fields: list[Any]) -> None:
+        """Take in a CANCEL frame: the broker has ended a subscription."""
+        tag = fields[2]
+        with self._subscribing:
+            subscription = self._subscriptions.pop(tag, None) or self._asked_for.get(tag)
+            if subscription is None:
+                return
+            subscription.ended = True
+        self.inbox.add(Arrival(self, subscription, fields))
+
+    def returned(self, fields: list[Any]) -> None:
+        """Take in a RETURN frame; a publisher that waits for no confirmation learns of it in ``drain_events``."""
+        if self._confirm or self._pipeline is not None:
+            self.confirms.returned(fields[2:])
+        else:
+            self.inbox.add(Arrival(self, None, fields))
 
     def receive(self, arrival: Arrival) -> None:
-        """Hand one arrival to its consumer's callback."""
-        tag = arrival.consumer_tag
-        if arrival.content is None:
-            on_cancel = self._forget(tag)
-            if on_cancel is None:
-                raise ConsumerCancelled(tag, (60, 30))
-            on_cancel(tag)
+        """Hand out one arrival, in ``drain_events``."""
+        if self._ended:
             return
-        no_ack = tag in self.no_ack_consumers
-        if not no_ack and arrival.delivery_tag not in self._held:
+        subscription, fields = arrival.subscription, arrival.fields
+        kind = fields[0]
+        if kind == DELIVERY:
+            self._receive_delivery(subscription, fields)
+        elif kind == RETURN:
+            _, _, exchange, routing_key, content, body = fields
+            self._tell_of_return(exchange, routing_key, self._message(body, content, {}))
+        elif kind == CANCEL and subscription is not None:
+            with self._subscribing:
+                self._note_acknowledgement(subscription.tag)
+            if subscription.on_cancel is None:
+                raise ConsumerCancelled(subscription.tag, (60, 30))
+            subscription.on_cancel(subscription.tag)
+
+    def _receive_delivery(self, subscription: Subscription | None, fields: list[Any]) -> None:
+        _, _, consumer_tag, delivery_tag, redelivered, returns, exchange, routing_key, content, body = fields
+        acknowledged = subscription is None or not subscription.no_ack
+        if acknowledged and delivery_tag not in self._held:
             return  # settled or given back meanwhile, with others (ack multiple, recover)
-        callback = self._callbacks.get(tag)
-        if callback is None:  # another thread cancelled the consumer while this delivery was on its way
-            self._held.pop(arrival.delivery_tag, None)
-            self._ask("undeliver", [arrival.delivery_tag])
+        if subscription is None or (acknowledged and subscription.cancelled):
+            # Another thread cancelled the consumer while this delivery was on its way, or its basic_consume was broken
+            # off before the answer came: then the broker has a consumer that we know nothing of.
+            if subscription is None:
+                self._ask("cancel", consumer_tag)
+            if self._release(delivery_tag):
+                self._ask("undeliver", [delivery_tag])
             return
         delivery_info = {
-            "consumer_tag": tag,
-            "delivery_tag": arrival.delivery_tag,
-            "redelivered": arrival.redelivered,
-            "exchange": arrival.exchange,
-            "routing_key": arrival.routing_key,
+            "consumer_tag": consumer_tag,
+            "delivery_tag": delivery_tag,
+            "redelivered": redelivered,
+            "exchange": exchange,
+            "routing_key": routing_key,
         }
-        callback(self._message(arrival.body, arrival.content, delivery_info, arrival.returns))
+        subscription.callback(self._message(body, content, delivery_info, returns))
 
     def _message(
         self, body: bytes, content: bytes, delivery_info: dict[str, Any], returns: int | None = None
@@ -298,38 +383,42 @@ class Channel(KombuChannel):
     # -- settling ----------------------------------------------------------------------------------------------
 
     def basic_ack(self, delivery_tag: int, multiple: bool = False) -> None:
+        connection = self._live()
         self._settle(delivery_tag, multiple)
-        self._live().send((ACK, self._number, delivery_tag, bool(multiple)))
+        connection.send((ACK, self._number, delivery_tag, bool(multiple)))
 
     def basic_reject(self, delivery_tag: int, requeue: bool = False) -> None:
         self.basic_nack(delivery_tag, requeue=requeue)
 
     def basic_nack(self, delivery_tag: int, multiple: bool = False, requeue: bool = True) -> None:
+        connection = self._live()
         self._settle(delivery_tag, multiple)
-        self._live().send((REJECT, self._number, delivery_tag, bool(multiple), bool(requeue)))
+        connection.send((REJECT, self._number, delivery_tag, bool(multiple), bool(requeue)))
 
     def _settle(self, delivery_tag: int, multiple: bool) -> None:
-        held = self._held
-        self._live()
         if multiple and delivery_tag == 0:
-            held.clear()
-        elif delivery_tag not in held:
+            self._held.clear()
+        elif not self._release(delivery_tag):
             # The broker would refuse it, but an acknowledgement has no answer: refuse it here.
             raise PreconditionFailed(
                 f"PRECONDITION_FAILED - unknown delivery tag {delivery_tag}", (0, 0), reply_code=406
             )
         elif multiple:
-            for tag in [one for one in held if one <= delivery_tag]:
-                held.pop(tag, None)
-        else:
-            held.pop(delivery_tag, None)
+            for tag in list(self._held):
+                if tag <= delivery_tag:
+                    self._release(tag)
+
+    def flow(self, active: bool = True) -> None:
+        """Stop or resume deliveries to this channel."""
+        self._wants_flow = bool(active)
+        super().flow(active)
 
     def basic_recover(self, requeue: bool = False) -> None:
         """Put all that the channel holds back in the queues; ``requeue=False`` does the same, as in RabbitMQ."""
         self._ask("flow", False)
         self._ask("recover", self._recall())
         self._held.clear()
-        self._ask("flow", True)
+        self._ask("flow", self._wants_flow)
 
     # -- looking in --------------------------------------------------------------------------------------------
 
@@ -371,20 +460,26 @@ class Channel(KombuChannel):
     def close(self) -> None:
         """End all consumers and put what is not settled back in the queues."""
         connection = self.connection
-        if connection is None:
+        if connection is None or self._ended:
             return
-        if connection.connected:
-            self._ask("flow", False)
-            self._ask("close_channel", self._recall())
-        self.detach()
+        self._ended = True  # publishers that wait for room see it when the first answer comes
+        try:
+            if connection.connected:
+                connection.call(self._number, "flow", False)
+                connection.call(self._number, "close_channel", self._recall())
+        except ConnectionLost:
+            pass  # then the broker has put everything back by itself
+        finally:
+            self.detach()
 
     def detach(self) -> None:
         """Let go of the connection: it is closed or lost."""
+        self._ended = True
         connection, self.connection = self.connection, None
         if connection is not None:
             connection.channels.pop(self._number, None)
-        self._callbacks.clear()
-        self._on_cancel.clear()
+        self._subscriptions.clear()
+        self.no_ack_consumers.clear()
         self._held.clear()
 
     collect = detach

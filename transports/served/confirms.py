@@ -6,7 +6,6 @@ connection, asked by whoever published.
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 from transports.engine.errors import EngineError
@@ -17,24 +16,18 @@ __all__ = ["Confirms"]
 class Confirms:
     """The publishes of one channel."""
 
-    __slots__ = ("_numbers", "_refusals", "_returned", "_settled", "last")
+    __slots__ = ("_refusals", "_returned", "last", "settled")
 
     def __init__(self) -> None:
-        self._numbers = itertools.count(1)
-        self._settled = 0
+        self.last = 0  # the number of the last publish, counted by whoever sends
+        self.settled = 0  # all publishes up to this number are confirmed or refused
         self._refusals: dict[int, EngineError] = {}
         self._returned: list[list[Any]] = []
-        self.last = 0
-
-    def next_number(self) -> int:
-        """Return the number of the next publish. Called while frames are sent in order."""
-        self.last = next(self._numbers)
-        return self.last
 
     def confirmed(self, number: int) -> None:
         """Note that all publishes up to ``number`` are settled."""
-        if number > self._settled:
-            self._settled = number
+        if number > self.settled:
+            self.settled = number
 
     def refused(self, number: int, error: EngineError) -> None:
         """Note that one was refused; all before it are settled too."""
@@ -47,16 +40,15 @@ class Confirms:
 
     def is_settled(self, number: int) -> bool:
         """Tell whether a publish was confirmed or refused."""
-        return self._settled >= number
+        return self.settled >= number
 
     def take_refusal(self, number: int) -> EngineError | None:
         """Return why a publish was refused, once; None when it was taken."""
         return self._refusals.pop(number, None)
 
-    def take_refusals(self) -> dict[int, EngineError]:
-        """Return all refusals that nobody has taken, by number."""
-        refusals, self._refusals = self._refusals, {}
-        return refusals
+    def take_refusals(self, first: int, last: int) -> list[EngineError]:
+        """Return the refusals of the publishes from ``first`` to ``last``, once."""
+        return [self._refusals.pop(number) for number in list(self._refusals) if first <= number <= last]
 
     def take_returned(self) -> list[list[Any]]:
         """Return the messages that came back since the last call."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import sys
+import threading
 from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -45,7 +46,9 @@ __all__ = ["ServedConnection"]
 # business (shutdown, prefetch changes) between drains.
 DRAIN_COUNT = 64
 DRAIN_SECONDS = 0.01
-HANDSHAKE_SECONDS = 10.0
+
+_OF_CHANNELS = frozenset({DELIVERY, CONFIRM, REFUSAL, RETURN, CANCEL})
+_PING_FRAME, _PONG_FRAME = pack_frame((PING,)), pack_frame((PONG,))
 
 
 class ServedConnection:
@@ -79,8 +82,10 @@ class ServedConnection:
         self._call_ids = itertools.count(1)
         self._welcome: list[Any] | None = None
         self._on_arrival: Callable[[], None] | None = None
+        self._watching_thread = 0
         deadline = monotonic() + connect_timeout
-        self._stream = FrameStream(dial(address, connect_timeout, auto_start=auto_start), self._on_frame)
+        sock = dial(address, connect_timeout, auto_start=auto_start)
+        self._stream = FrameStream(sock, self._on_frame, patience=call_timeout)
         options: dict[str, Any] = {
             "name": os.path.basename(sys.argv[0]) if sys.argv and sys.argv[0] else "python",
             "pid": os.getpid(),
@@ -102,31 +107,25 @@ class ServedConnection:
 
     def _on_frame(self, fields: list[Any]) -> None:
         kind = fields[0]
-        if kind == DELIVERY:
-            arrival = Arrival._make(fields[1:])
-            channel = self.channels.get(arrival.channel)
-            if channel is not None:
-                channel.hold(arrival)
-            self.inbox.add(arrival)
-        elif kind == CONFIRM:
+        if kind in _OF_CHANNELS:
             channel = self.channels.get(fields[1])
-            if channel is not None:
+            if channel is None:
+                return  # closed meanwhile: the broker has taken back what it held
+            if kind == DELIVERY:
+                channel.delivered(fields)
+            elif kind == CONFIRM:
                 channel.confirms.confirmed(fields[2])
+            elif kind == REFUSAL:
+                channel.confirms.refused(fields[2], unpack_refusal(fields[3]))
+            elif kind == RETURN:
+                channel.returned(fields)
+            else:
+                channel.cancelled(fields)
         elif kind in (ANSWER, FAILURE):
             if fields[1] in self._calls:  # nobody waits any more when its time was up
                 self._calls[fields[1]] = fields
-        elif kind == REFUSAL:
-            channel = self.channels.get(fields[1])
-            if channel is not None:
-                channel.confirms.refused(fields[2], unpack_refusal(fields[3]))
-        elif kind == RETURN:
-            channel = self.channels.get(fields[1])
-            if channel is not None:
-                channel.confirms.returned(fields[2:])
-        elif kind == CANCEL:
-            self.inbox.add(Arrival(fields[1], fields[2]))
         elif kind == PING:
-            self.send((PONG,))
+            self._stream.reply(_PONG_FRAME)
         elif kind == WELCOME:
             self._take_welcome(fields)
         elif kind == GOODBYE:
@@ -139,6 +138,7 @@ class ServedConnection:
         self.frame_max = facts["frame_max"]
         self.heartbeat = facts["heartbeat"]
         self.broker_pid = facts["pid"]
+        self._stream.take_frames_up_to(2 * self.frame_max)
         self._welcome = fields
 
     def send(self, fields: tuple[Any, ...]) -> None:
@@ -152,8 +152,21 @@ class ServedConnection:
 
     def _tell_of_arrivals(self) -> None:
         # An event loop that watches the socket does not learn of what another wait has read.
-        if self._on_arrival is not None and self.inbox:
-            self._on_arrival()
+        if self._on_arrival is None or not self.inbox or not self._stream.usable:
+            return
+        self._on_arrival()
+        if threading.get_ident() != self._watching_thread:
+            self._stream.send(_PING_FRAME)  # the answer makes the socket readable, which wakes the loop's thread
+
+    @property
+    def patience(self) -> float:
+        """Seconds that the broker may settle and take nothing before the connection counts as lost."""
+        return self._stream.patience
+
+    def expect_waiting(self, seconds: float) -> None:
+        """Have the patience that a publisher needs who may be kept waiting so long for room in a queue."""
+        if seconds + self.call_timeout > self._stream.patience:
+            self._stream.patience = seconds + self.call_timeout
 
     def call(self, channel: int, operation: str, *arguments: Any, timeout: float | None = None) -> Any:
         """Ask for an operation and return its answer.
@@ -216,37 +229,33 @@ class ServedConnection:
 
         timeout: seconds, None for ever, 0 not to wait. Raises ``socket.timeout`` when nothing came in time.
         """
+        self._stream.check()  # a forked child has a copy of what the parent has not drained
         inbox = self.inbox
         arrival = inbox.take()
         if arrival is None:
             arrival = self._await_arrival(timeout)
         stop = monotonic() + DRAIN_SECONDS
         for _ in range(DRAIN_COUNT):
-            self._hand_out(arrival)
+            arrival.channel.receive(arrival)
             if monotonic() > stop:
                 return
             following = inbox.take()
             if following is None:
                 return
             arrival = following
-        self._hand_out(arrival)
+        arrival.channel.receive(arrival)
 
     def _await_arrival(self, timeout: float | None) -> Arrival:
         deadline = None if timeout is None else monotonic() + timeout
         stream, inbox = self._stream, self.inbox
         while True:
             remaining = None if deadline is None else max(0.0, deadline - monotonic())
-            came = stream.receive(remaining)
+            came = stream.receive(inbox.__bool__, remaining)
             arrival = inbox.take()
             if arrival is not None:
                 return arrival
             if remaining == 0 and not came:
                 raise TimeoutError("no message arrived in time")
-
-    def _hand_out(self, arrival: Arrival) -> None:
-        channel = self.channels.get(arrival.channel)
-        if channel is not None:
-            channel.receive(arrival)
 
     # -- event loops -------------------------------------------------------------------------------------------
 
@@ -257,36 +266,39 @@ class ServedConnection:
     def watch(self, on_arrival: Callable[[], None]) -> None:
         """Call ``on_arrival`` when deliveries have been read by another wait than a drain, in whichever thread."""
         self._on_arrival = on_arrival
+        self._watching_thread = threading.get_ident()
 
     def heartbeat_check(self) -> None:
         """Tell the broker that we live, and raise ConnectionLost when nothing was heard of it for two heartbeats."""
         if not self.heartbeat:
             return
+        # What it has sent may be waiting for us, who were at work.
+        self._stream.receive(lambda: False, 0)
+        self._tell_of_arrivals()
         now = monotonic()
         if now - self._stream.last_heard > 2 * self.heartbeat:
             self.give_up(f"nothing was heard of the broker for {now - self._stream.last_heard:.0f} s")
         if now - self._stream.last_sent >= self.heartbeat / 2:
-            self.send((PING,))
+            self.send_frame(_PING_FRAME)
 
     # -- end ---------------------------------------------------------------------------------------------------
 
     @property
     def connected(self) -> bool:
         """Whether frames can still be sent and received."""
-        try:
-            self._stream.check()
-        except ConnectionLost:
-            return False
-        return True
+        return self._stream.usable
 
     def close(self) -> None:
         """End the connection: what its channels hold goes back, exclusive queues go."""
-        if self.connected:
-            for channel in list(self.channels.values()):
-                channel.close()
+        try:
             if self.connected:
+                for channel in list(self.channels.values()):
+                    channel.close()
                 self.send((GOODBYE,))
-        self.collect()
+        except ConnectionLost:
+            pass  # it has ended already
+        finally:
+            self.collect()
 
     def collect(self) -> None:
         """Let go of everything without a word (kombu calls this on a connection it believes broken, and in forks)."""

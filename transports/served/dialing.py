@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import socket
+from time import monotonic, sleep
 
 from transports.errors import BrokerUnavailableError
 from transports.wire.address import TcpAddress, UnixAddress
 
 __all__ = ["dial"]
+
+BACKLOG_FULL_SECONDS = 0.01
 
 
 def dial(address: UnixAddress | TcpAddress, timeout: float, *, auto_start: bool = False) -> socket.socket:
@@ -31,7 +34,15 @@ def _connect(address: UnixAddress | TcpAddress, timeout: float) -> socket.socket
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.settimeout(timeout)
-        sock.connect(address.path)
+        deadline = monotonic() + timeout
+        while True:
+            try:
+                sock.connect(address.path)
+                break
+            except BlockingIOError:  # so many connect at once that the broker's backlog is full
+                if monotonic() > deadline:
+                    raise
+                sleep(BACKLOG_FULL_SECONDS)
     except BaseException:
         sock.close()
         raise

@@ -1,29 +1,51 @@
-"""Deliveries that have come from the broker and wait to be drained."""
+"""What has come from the broker and waits to be drained: deliveries, ended subscriptions, returned messages.
+
+An arrival knows its subscription and not only its tag: a tag may be used again before the last deliveries of its first
+consumer, or the news of its end, have been drained.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-__all__ = ["Arrival", "Inbox"]
+from transports.wire.protocol import DELIVERY
+
+if TYPE_CHECKING:
+    from transports.received import ReceivedMessage
+    from transports.served.channel import Channel
+
+__all__ = ["Arrival", "Inbox", "Subscription"]
+
+
+class Subscription:
+    """A consumer of a channel. ended: by the broker, whose last word of it waits to be drained. cancelled: by us."""
+
+    __slots__ = ("callback", "cancelled", "ended", "no_ack", "on_cancel", "tag")
+
+    def __init__(
+        self,
+        tag: str,
+        callback: Callable[[ReceivedMessage], Any],
+        on_cancel: Callable[[str], Any] | None,
+        no_ack: bool,
+    ) -> None:
+        self.tag = tag
+        self.callback = callback
+        self.on_cancel = on_cancel
+        self.no_ack = no_ack
+        self.ended = False
+        self.cancelled = False
 
 
 class Arrival(NamedTuple):
-    """A delivery as it came; ``content`` is None when the broker ended the subscription.
+    """A frame for a channel: DELIVERY, CANCEL or RETURN. subscription: whose, None where there is none (any more)."""
 
-    returns: earlier deliveries without acknowledgement, None where the queue does not count them.
-    """
-
-    channel: int
-    consumer_tag: str
-    delivery_tag: int = 0
-    redelivered: bool = False
-    returns: int | None = None
-    exchange: str = ""
-    routing_key: str = ""
-    content: bytes | None = None
-    body: bytes = b""
+    channel: Channel
+    subscription: Subscription | None
+    fields: list[Any]
 
 
 class Inbox:
@@ -34,7 +56,8 @@ class Inbox:
         self._taking = threading.Lock()
 
     def __bool__(self) -> bool:
-        return bool(self._arrivals)
+        with self._taking:  # not in the middle of a recall
+            return bool(self._arrivals)
 
     def add(self, arrival: Arrival) -> None:
         """Take in an arrival."""
@@ -45,14 +68,18 @@ class Inbox:
         with self._taking:
             return self._arrivals.popleft() if self._arrivals else None
 
-    def recall(self, channel: int, consumer_tag: str | None = None) -> list[Arrival]:
-        """Take back what nobody has seen of a channel, or of one of its consumers."""
+    def recall(self, channel: Channel, subscription: Subscription | None = None) -> list[Arrival]:
+        """Take back the deliveries of a channel that nobody has seen, or all that came for one of its subscriptions."""
         kept: list[Arrival] = []
         taken: list[Arrival] = []
         with self._taking:
             while self._arrivals:
                 arrival = self._arrivals.popleft()
-                ours = arrival.channel == channel and consumer_tag in (None, arrival.consumer_tag)
+                ours = (
+                    arrival.channel is channel and arrival.fields[0] == DELIVERY
+                    if subscription is None
+                    else arrival.subscription is subscription
+                )
                 (taken if ours else kept).append(arrival)
             self._arrivals.extendleft(reversed(kept))
         return taken

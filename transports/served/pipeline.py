@@ -29,18 +29,20 @@ class Pipeline:
         self.refusals: list[EngineError] = []
         self._channel = channel
         self._connection = connection
+        self._first = channel.confirms.last + 1
+        self._last = channel.confirms.last
         self._bundle: list[bytes] = []
         self._bundle_bytes = 0
 
-    def send(self, frame: bytes) -> None:
-        """Send a publish with others, soon. The channel's order of publishing is held."""
+    def send(self, frame: bytes, number: int) -> None:
+        """Send a publish with others: when a bundle is full, or the pipeline ends. The channel's order is held."""
+        self._last = number
         self._bundle.append(frame)
         self._bundle_bytes += len(frame)
         if len(self._bundle) >= BUNDLE_COUNT or self._bundle_bytes >= BUNDLE_BYTES:
             self.flush()
-            confirms = self._channel.confirms
-            if not confirms.is_settled(confirms.last - WINDOW):
-                self._channel.await_confirmation(confirms.last - WINDOW // 2, 0.0)
+            if not self._channel.confirms.is_settled(number - WINDOW):
+                self._channel.await_confirmation(number - WINDOW // 2)
 
     def flush(self) -> None:
         """Send what has been collected."""
@@ -49,11 +51,14 @@ class Pipeline:
             self._bundle_bytes = 0
             self._connection.send_frame(b"".join(bundle))
 
-    def finish(self, wait: float) -> None:
-        """Wait until all are confirmed; raise what the first refused one was refused for."""
+    def finish(self) -> None:
+        """Wait until all are confirmed, and note in ``refusals`` those that were not."""
         channel = self._channel
-        channel.await_confirmation(channel.confirms.last, wait)
-        self.refusals = list(channel.confirms.take_refusals().values())
+        channel.await_confirmation(self._last)
+        self.refusals = channel.confirms.take_refusals(self._first, self._last)
         channel.tell_of_returns()
+
+    def raise_first_refusal(self) -> None:
+        """Raise what the first refused publish would have raised."""
         if self.refusals:
             raise from_engine(self.refusals[0]) from self.refusals[0]

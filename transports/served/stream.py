@@ -6,6 +6,9 @@ of our own is needed, an answer wakes exactly the process that asked, and in a p
 to hand over to.
 
 A writer whose bytes do not fit reads while it waits: two sides that both only write would wait for ever.
+
+A connection that is lost is shut down at once, which wakes whoever polls it, and its socket is closed by the last
+thread that uses it: a number that is free again might be another file's by the time a thread polls it.
 """
 
 from __future__ import annotations
@@ -20,11 +23,13 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
-from transports.wire.frames import DEFAULT_FRAME_MAX, FrameError, FrameReader
+from transports.wire.frames import DEFAULT_FRAME_MAX, FrameReader
 
 __all__ = ["ConnectionLost", "FrameStream"]
 
 READ_BYTES = 256 * 1024
+#: So often a reader fills its buffer before it hands over; a broker that sends without end holds up nobody.
+MOST_READS = 8
 
 
 class ConnectionLost(ConnectionError):
@@ -34,11 +39,15 @@ class ConnectionLost(ConnectionError):
 class FrameStream:
     """A connected socket that sends and receives frames.
 
-    on_frame: called with each frame, with the reading end held; it must not wait. It may raise ConnectionLost.
+    on_frame: called with each frame, with the reading end held; it must not wait, and sends by :meth:`reply` only. It
+    may raise ConnectionLost; any other exception means that the frame is none of a broker's.
+    patience: seconds that the broker may take none of what is being sent.
     """
 
-    def __init__(self, sock: socket.socket, on_frame: Callable[[list[Any]], None]) -> None:
+    def __init__(self, sock: socket.socket, on_frame: Callable[[list[Any]], None], *, patience: float = 30.0) -> None:
         sock.setblocking(False)
+        self.patience = patience
+        self.last_sent = self.last_heard = monotonic()
         self._socket = sock
         self._on_frame = on_frame
         self._reader = FrameReader(DEFAULT_FRAME_MAX * 2)
@@ -48,41 +57,60 @@ class FrameStream:
         self._changed = threading.Condition(threading.Lock())
         self._followers = 0
         self._buffer = bytearray(READ_BYTES)
-        self.lost: ConnectionLost | None = None
-        self.last_sent = self.last_heard = monotonic()
+        self._unsent = b""  # of a reply
+        self._lost: str | None = None
         weakref.finalize(self, sock.close).atexit = False  # dropped without being closed, it closes itself
 
     def fileno(self) -> int:
         """Return the socket's file descriptor."""
         return self._socket.fileno()
 
+    def take_frames_up_to(self, size: int) -> None:
+        """Let the broker send frames of so many bytes (never less than 64 MB)."""
+        self._reader.limit = max(size, DEFAULT_FRAME_MAX * 2)
+
+    @property
+    def usable(self) -> bool:
+        """Whether frames can still be sent and received, as far as is known."""
+        return self._lost is None and os.getpid() == self._pid
+
     def check(self) -> None:
         """Raise ConnectionLost when frames can neither be sent nor received any more."""
-        if self.lost is not None:
-            raise self.lost
+        if self._lost is not None:
+            raise ConnectionLost(self._lost)
         if os.getpid() != self._pid:
             raise ConnectionLost(f"this connection belongs to process {self._pid}, which forked this one: open another")
 
     # -- sending -----------------------------------------------------------------------------------------------
 
     def send(self, data: bytes) -> None:
-        """Write frames, waiting as long as the broker takes to read them."""
+        """Write frames, waiting as long as the broker takes some of them within ``patience`` seconds."""
         self.check()
-        with self._sending:
-            try:
+        try:
+            with self._sending:
                 try:
-                    sent = self._socket.send(data)
-                except (BlockingIOError, InterruptedError):
-                    sent = 0
-                if sent < len(data):
-                    self._send_rest(memoryview(data)[sent:])
-            except ConnectionLost:
-                raise
-            except OSError as error:
-                raise self._lose(f"the broker is gone: {error}") from error
-            self.last_sent = monotonic()
+                    if self._unsent:
+                        data, self._unsent = self._unsent + data, b""
+                    try:
+                        sent = self._socket.send(data)
+                    except (BlockingIOError, InterruptedError):
+                        sent = 0
+                    if sent < len(data):
+                        self._send_rest(memoryview(data)[sent:])
+                except ConnectionLost:
+                    raise
+                except OSError as error:
+                    raise self._cannot_send(error) from error
+                except BaseException:  # a signal's handler: nobody knows how much of the frame is gone
+                    self._lose("a frame was broken off in the middle")
+                    raise
+                self.last_sent = monotonic()
+        finally:
+            if self._lost is not None:
+                self._close_if_free()
 
     def _send_rest(self, rest: memoryview) -> None:
+        stalled = monotonic() + self.patience
         while rest:
             may_read = self._reading.acquire(blocking=False)
             try:
@@ -93,20 +121,50 @@ class FrameStream:
                 if may_read:
                     self._reading.release()
                     self._tell()
-            with contextlib.suppress(BlockingIOError, InterruptedError):
+            try:
                 rest = rest[self._socket.send(rest) :]
+                stalled = monotonic() + self.patience
+            except (BlockingIOError, InterruptedError):
+                if monotonic() > stalled:
+                    raise self._lose(f"the broker took nothing for {self.patience:g} s") from None
+
+    def _cannot_send(self, error: OSError) -> ConnectionLost:
+        """Return why the broker takes nothing any more: in its own words, if it has sent some."""
+        if self._reading.acquire(blocking=False):
+            try:
+                while self._read():
+                    pass
+            except ConnectionLost as told:
+                return told
+            finally:
+                self._reading.release()
+                self._tell()
+        return self._lose(f"the broker is gone: {error}")
+
+    def reply(self, frame: bytes) -> None:
+        """Send a small frame from within ``on_frame``, without waiting; left out while anything else is being sent."""
+        if self._sending.acquire(blocking=False):
+            try:
+                if not self._unsent:
+                    self._unsent = frame[self._socket.send(frame) :]
+                    self.last_sent = monotonic()
+            except OSError:
+                pass  # no room for it; and if the broker is gone, whoever reads learns it
+            finally:
+                self._sending.release()
 
     # -- receiving ---------------------------------------------------------------------------------------------
 
-    def receive(self, timeout: float | None) -> bool:
+    def receive(self, arrived: Callable[[], bool], timeout: float | None) -> bool:
         """Read what there is, waiting up to ``timeout`` seconds for something; tell whether anything came.
 
-        timeout: None for ever, 0 not to wait. Returns True also when another thread read meanwhile.
+        timeout: None for ever, 0 not to wait. Returns True also when another thread has read meanwhile, so that
+        ``arrived()`` may be true.
         """
         self.check()
         if self._reading.acquire(blocking=False):
             try:
-                if self._read():
+                if arrived() or self._read():
                     return True
                 if timeout == 0 or not self._poll(select.POLLIN, timeout):
                     return False
@@ -115,7 +173,7 @@ class FrameStream:
             finally:
                 self._reading.release()
                 self._tell()
-        return self._follow(timeout)
+        return self._follow(arrived, timeout)
 
     def wait_until(self, arrived: Callable[[], bool], timeout: float | None) -> bool:
         """Receive until ``arrived()``; False when ``timeout`` seconds passed before. Raises ConnectionLost."""
@@ -135,17 +193,15 @@ class FrameStream:
                     self._reading.release()
                     self._tell()
             else:
-                self._follow(remaining)
+                self._follow(arrived, remaining)
         return True
 
-    def _follow(self, timeout: float | None) -> bool:
+    def _follow(self, arrived: Callable[[], bool], timeout: float | None) -> bool:
         """Wait until the thread that reads has something to tell."""
         with self._changed:
-            self._followers += 1
+            self._followers += 1  # from here on it tells us; what it read before, ``arrived`` knows
             try:
-                if not self._reading.locked():
-                    return True
-                return self._changed.wait(timeout)
+                return arrived() or not self._reading.locked() or self._changed.wait(timeout)
             finally:
                 self._followers -= 1
 
@@ -153,61 +209,74 @@ class FrameStream:
         if self._followers:
             with self._changed:
                 self._changed.notify_all()
+        if self._lost is not None:
+            self._close_if_free()
 
     def _poll(self, events: int, timeout: float | None) -> bool:
         poll = select.poll()  # a new one each time: two threads may wait at once, one of them to write
         try:
             poll.register(self._socket, events)
         except ValueError:
-            raise self.lost or ConnectionLost("this connection is closed") from None
+            self.check()
+            raise ConnectionLost("this connection is closed") from None
         return bool(poll.poll(None if timeout is None else max(0.0, timeout) * 1000))
 
     def _read(self) -> bool:
-        """Take in all that the socket has; the reading end is held. Tells whether there was anything."""
+        """Take in what the socket has; the reading end is held. Tells whether there was anything."""
         anything = False
-        view = memoryview(self._buffer)
-        while True:
-            try:
-                count = self._socket.recv_into(self._buffer)
-            except (BlockingIOError, InterruptedError):
-                return anything
-            except OSError as error:
-                raise self._lose(f"the broker is gone: {error}") from error
-            if not count:
-                raise self._lose("the broker closed the connection")
-            anything = True
-            try:
-                for fields in self._reader.feed(view[:count]):
+        try:
+            for _ in range(MOST_READS):
+                try:
+                    count = self._socket.recv_into(self._buffer)
+                except (BlockingIOError, InterruptedError):
+                    break
+                if not count:
+                    raise ConnectionLost("the broker closed the connection")
+                anything = True
+                for fields in self._reader.feed(memoryview(self._buffer)[:count]):
                     self._on_frame(fields)
-            except FrameError as error:
-                raise self._lose(f"what came is not from a broker: {error}") from error
-            except ConnectionLost as error:
-                raise self._lose(str(error)) from error
-            self.last_heard = monotonic()
-            if count < len(self._buffer):
-                return True
+                self.last_heard = monotonic()
+                if count < len(self._buffer):
+                    break
+        except ConnectionLost as error:
+            raise self._lose(str(error)) from error
+        except OSError as error:
+            raise self._lose(f"the broker is gone: {error}") from error
+        except Exception as error:
+            raise self._lose(f"what came is not from a broker: {error or repr(error)}") from error
+        except BaseException:  # a signal's handler: nobody knows which frames were taken
+            self._lose("reading was broken off in the middle")
+            raise
+        return anything
 
     # -- end ---------------------------------------------------------------------------------------------------
 
     def _lose(self, reason: str) -> ConnectionLost:
-        if self.lost is None:
-            self.lost = ConnectionLost(reason)
-        self._shut()
-        return self.lost
+        if self._lost is None:
+            self._lost = reason
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        return ConnectionLost(self._lost)
 
     def close(self, reason: str = "this connection is closed") -> None:
         """End the connection. In a forked child only its own copy of the socket is closed."""
-        if self.lost is None:
-            self.lost = ConnectionLost(reason)
-        if os.getpid() == self._pid:
-            self._shut()
-            with self._changed:
-                self._changed.notify_all()
-        else:
+        if os.getpid() != self._pid:
+            self._lost = self._lost or reason
             self._socket.close()
+            return
+        self._lose(reason)
+        with self._changed:
+            self._changed.notify_all()
+        self._close_if_free()
 
-    def _shut(self) -> None:
-        # shutdown wakes a thread that polls this socket; close alone would not.
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
+    def _close_if_free(self) -> None:
+        """Close the socket of a lost connection, unless a thread is using it: that one will."""
+        if self._sending.acquire(blocking=False):
+            try:
+                if self._reading.acquire(blocking=False):
+                    try:
+                        self._socket.close()
+                    finally:
+                        self._reading.release()
+            finally:
+                self._sending.release()

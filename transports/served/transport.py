@@ -121,6 +121,10 @@ class ServedTransport(base.Transport):
             connection.drain_events(timeout=0)
         except TimeoutError:
             return
+        except BaseException:  # a callback's; what has come behind that message must not wait for more to come
+            if connection.connected:
+                loop.call_soon(self.on_readable, connection, loop)
+            raise
         loop.call_soon(self.on_readable, connection, loop)
 
     def qos_semantics_matches_spec(self, connection: ServedConnection) -> bool:
