@@ -30,6 +30,7 @@ from kombu.common import Broadcast
 from kombu.entity import maybe_delivery_mode
 from kombu.utils.uuid import uuid
 
+from liap_tasks.errors import RoutingError
 from liap_tasks.keys import check_queue_honours_keys
 from liap_tasks.lane import Lane
 from liap_tasks.quick_repr import quick_repr
@@ -61,15 +62,17 @@ ROUTED = frozenset({"priority", "serializer"})
 
 
 class _Route:
-    """Where calls go: a queue with a direct exchange, reached by its name. options: what the route adds to a call."""
+    """Where calls go. options: what the route adds to a call. quick: whether the queue is reached by its name alone."""
 
-    __slots__ = ("delivery_mode", "options", "queue", "queue_name")
+    __slots__ = ("delivery_mode", "options", "queue", "queue_name", "quick")
 
     def __init__(self, queue: Queue, options: dict[str, Any], default_delivery_mode: Any) -> None:
         self.queue = queue
         self.queue_name = queue.name
         self.options = options
         self.delivery_mode = maybe_delivery_mode(queue.exchange.delivery_mode or default_delivery_mode)
+        direct = queue.exchange.type == "direct" and not isinstance(queue, Broadcast)
+        self.quick = direct and _given(options) <= ROUTED
 
 
 class _Frame:
@@ -113,7 +116,7 @@ class _Frame:
     ) -> _Route | None:
         """Return where a call goes, None if that takes Celery to find out."""
         if not self.fixed or options.get("queue") is not None:
-            seen = {name: options[name] for name in ("queue", *ROUTED) if name in options}
+            seen = {option: options[option] for option in ("queue", *ROUTED) if option in options}
             return self._find(name, args, kwargs, task, {**seen, "headers": headers})
         try:
             known = self.routes[name]
@@ -130,11 +133,7 @@ class _Frame:
         found.pop("headers", None)
         if isinstance(queue, str):
             queue = self.router.queues[queue]
-        if queue is None or isinstance(queue, Broadcast) or queue.exchange.type != "direct":
-            return None
-        if not _given(found) <= ROUTED:
-            return None
-        return _Route(queue, found, self.delivery_mode)
+        return None if queue is None else _Route(queue, found, self.delivery_mode)
 
 
 class PreparedCalls:
@@ -163,7 +162,8 @@ class PreparedCalls:
     ) -> Any | None:
         """Publish a call and return its result's handle, or do nothing and return None: then it takes Celery.
 
-        options: of ``Celery.send_task``, without ``countdown`` and ``eta``. Raises ``QueueFullError``.
+        options: of ``Celery.send_task``, without ``countdown`` and ``eta``; a router that was asked leaves its answer
+        there, so that Celery need not ask it again. Raises ``QueueFullError``, RoutingError.
         """
         frame = self.frame()
         task = options.get("task_type")
@@ -174,7 +174,7 @@ class PreparedCalls:
             if lane is None:
                 return None
             return self._publish(frame, lane, name, args, kwargs, task, headers, options)
-        except QueueFullError:
+        except (QueueFullError, RoutingError):
             raise
         except Exception as error:  # noqa: BLE001 - Celery meets it again, and raises it in its way or gets past it
             logger.debug("call of %s is left to Celery: %r", name, error)
@@ -196,6 +196,10 @@ class PreparedCalls:
         if route is None:
             return None
         given = {**route.options, **{key: value for key, value in options.items() if value is not None}}
+        if not frame.fixed:
+            options.update(given, queue=route.queue)
+        if not route.quick:
+            return None
         expires, seconds = given.pop("expires", None), given.pop("expiration", None)
         if expires is not None:
             seconds = _seconds_left(expires, app)

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 from celery import chain, signals
-from kombu import Queue
+from kombu import Exchange, Queue
+from kombu.exceptions import EncodeError
 from pydantic import BaseModel
 
-from liap_tasks import DeliveryOptions, LiapApp, MessagePriority
-from liap_tasks.routing import ContentRouter, Router
+from liap_tasks import DeliveryOptions, LiapApp, MessagePriority, RoutingError
+from liap_tasks.routing import ContentRouter, DirectRouter, Router
 from tests.liap_tasks.conftest import Outcomes
 from transports import BrokerUnavailableError, InvalidArgumentError, QueueFullError
 from transports.engine import Clock
@@ -67,7 +68,8 @@ class Publishing:
             if delayed:
                 [(left, message)] = delayed
                 channel.cancel_delayed(queue, message.headers["id"])
-                found = {"delayed": round(left), "headers": message.headers, "properties": message.properties}
+                assert left > 0
+                found = {"headers": message.headers, "properties": message.properties}
                 return {**found, "body": message.body}
             message = channel.basic_get(queue)
             assert message is not None
@@ -307,6 +309,25 @@ def test_a_router_is_asked_for_every_call_and_sees_its_headers(
     settle.apply_async(("game-1",), priority=9)
     settle.delay("game-1")
     assert [stats(app, name)["ready"] for name in ("blue", "urgent", "others")] == [1, 1, 1]
+
+
+def test_a_router_is_asked_once_for_each_call_whatever_becomes_of_it(app: LiapApp, settle: Any) -> None:
+    router = DirectRouter()
+    router.register_queue("by_topic", Queue("by_topic", Exchange("topics", type="topic"), routing_key="t"))
+    router.register_route("tests.settle", "by_topic")
+    app.conf.update(task_routes=[router])
+    app.amqp.queues.add(router.declared_queue("by_topic"))
+    settle.delay("game-1")
+    with pytest.raises(EncodeError):
+        settle.delay(object())
+    router.register_route("tests.settle", "direct", priority=1)
+    settle.delay("game-1")
+    with pytest.raises(EncodeError):
+        settle.delay(object())
+    router.unregister_route("tests.settle")
+    with pytest.raises(RoutingError):
+        settle.delay("game-1")
+    assert router.stats() == {"routed": 4, "unroutable": 1, "by_destination": {"by_topic": 2, "direct": 2}}
 
 
 def test_calls_go_on_when_the_connection_has_been_replaced(
