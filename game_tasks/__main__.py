@@ -26,7 +26,9 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
 
     # The settings are read when the app's modules are used, so this must come first.
-    os.environ.setdefault("MESSAGE_QUEUE_TYPE", "priority")
+    # A game that plays by itself needs no other process: its broker is in this one unless the environment says else.
+    if "MESSAGE_QUEUE_TYPE" not in os.environ:
+        os.environ.setdefault("MESSAGE_QUEUE_URL", "liap-priority://")
     # What goes wrong on purpose is shown in a table at the end.
     logging.basicConfig(level=logging.CRITICAL)
 

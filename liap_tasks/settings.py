@@ -22,8 +22,9 @@ __all__ = ["QueueType", "Settings", "load_settings", "settings_of"]
 QueueType = Literal["memory", "priority", "redis", "rabbitmq"]
 
 _URLS: dict[str, str] = {
-    "memory": "liap-memory://",
-    "priority": "liap-priority://",
+    # The user's own served broker, started by the first process that needs it.
+    "memory": "liap-broker://",
+    "priority": "liap-broker-priority://",
     "redis": "redis://127.0.0.1:6379/0",
     "rabbitmq": "amqp://guest:guest@127.0.0.1:5672//",
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,6 +12,15 @@ import pytest
 
 from examples import fastapi_backend
 from transports.brokers import reset_broker
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _small_world() -> Iterator[None]:
+    """A broker for this test alone, with little room; the settings are read when the app is first used."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("MESSAGE_QUEUE_URL", "liap-memory:///backend")
+        environment.setenv("MAX_QUEUE_SIZE", "50")
+        yield
 
 
 @asynccontextmanager

@@ -24,8 +24,8 @@ class SaysWhoSharesTheBroker(bootsteps.StartStopStep):
         if broker_feature(url, "in_process") and not getattr(parent, "embedded", False):
             logger.warning(
                 "this worker shares its broker %s with no other process: it will only see what its own tasks send. "
-                "Run it inside the publishing program (liap_tasks.EmbeddedWorker), or set MESSAGE_QUEUE_TYPE=rabbitmq "
-                "or MESSAGE_QUEUE_URL",
+                "Run it inside the publishing program (liap_tasks.EmbeddedWorker), or let the processes of this user "
+                "share a broker: unset MESSAGE_QUEUE_URL",
                 url,
             )
         elif url.startswith("redis"):

@@ -73,7 +73,7 @@ def running_worker(*arguments: str, **variables: str) -> Iterator[tuple[subproce
 @pytest.fixture(scope="module")
 def worker_run() -> tuple[int, str]:
     """One run of ``celery -A liap_tasks worker`` from start to SIGTERM: its exit code and all it wrote."""
-    with running_worker(MESSAGE_QUEUE_TYPE="memory") as (worker, lines):
+    with running_worker(MESSAGE_QUEUE_URL="liap-memory://") as (worker, lines):
         worker.send_signal(signal.SIGTERM)
         code = worker.wait(DEADLINE)
     return code, "".join(lines)
@@ -89,7 +89,7 @@ def test_a_worker_alone_with_its_broker_says_so_in_one_line_with_the_way_out(wor
     warnings = [line for line in worker_run[1].splitlines() if "WARNING" in line]
     assert len(warnings) == 1, worker_run[1]
     assert "EmbeddedWorker" in warnings[0]
-    assert "MESSAGE_QUEUE_TYPE=rabbitmq" in warnings[0]
+    assert "unset MESSAGE_QUEUE_URL" in warnings[0]
 
 
 def test_the_worker_of_an_in_process_broker_uses_threads(worker_run: tuple[int, str]) -> None:

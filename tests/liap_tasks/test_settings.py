@@ -117,8 +117,8 @@ def test_an_app_without_settings_reads_the_environment(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("settings", "url"),
     [
-        ({}, "liap-memory://"),
-        ({"message_queue_type": "priority"}, "liap-priority://"),
+        ({}, "liap-broker://"),
+        ({"message_queue_type": "priority"}, "liap-broker-priority://"),
         ({"message_queue_type": "redis"}, "redis://127.0.0.1:6379/0"),
         ({"message_queue_type": "rabbitmq"}, "amqp://guest:guest@127.0.0.1:5672//"),
         ({"message_queue_type": "redis", "message_queue_url": "liap-memory:///x"}, "liap-memory:///x"),

@@ -59,9 +59,12 @@ def test_the_configuration_has_no_deprecated_settings(app: LiapApp) -> None:
 THREADS = "liap_tasks.pools.threads:TaskPool"
 
 
-@pytest.mark.parametrize(("type_", "pool"), [("memory", THREADS), ("priority", THREADS), ("rabbitmq", "prefork")])
-def test_the_pool_suits_the_broker(type_: Any, pool: str) -> None:
-    assert celery_configuration(load_settings(message_queue_type=type_))["worker_pool"] == pool
+@pytest.mark.parametrize(
+    ("url", "pool"),
+    [("liap-memory://", THREADS), ("liap-priority://", THREADS), (None, "prefork"), ("amqp://", "prefork")],
+)
+def test_the_pool_suits_the_broker(url: str | None, pool: str) -> None:
+    assert celery_configuration(load_settings(message_queue_url=url))["worker_pool"] == pool
 
 
 def test_the_number_of_handlers_is_the_worker_s_concurrency() -> None:

@@ -4,6 +4,8 @@
     session.py     one client: frames in, frames out, back-pressure
     operations.py  the calls of a channel
     publishing.py  publishes, their confirmation, and those that wait for room
+    durability.py  nothing is confirmed before it is written; journal/ writes it
+    command.py     the program, its options and signals; background.py
     listening.py   sockets that only their owner (or who knows the token) can use
     threaded.py    the same server in a thread of this process, for tests
 

@@ -12,10 +12,12 @@ import logging
 import logging.handlers
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from transports.broker.background import go_to_background
+from transports.broker.journal import FileJournal, JournalError
 from transports.broker.listening import (
     AlreadyServedError,
     SocketLock,
@@ -25,8 +27,9 @@ from transports.broker.listening import (
 )
 from transports.broker.server import BrokerServer
 from transports.engine.errors import EngineError
-from transports.wire.address import DEFAULT_PORT, TcpAddress, UnixAddress, default_socket
+from transports.wire.address import DEFAULT_PORT, TcpAddress, UnixAddress
 from transports.wire.frames import DEFAULT_FRAME_MAX
+from transports.wire.places import default_journal, default_socket
 
 __all__ = ["ALREADY_SERVED", "TOKEN_VARIABLE", "arguments", "main", "run"]
 
@@ -52,6 +55,19 @@ def arguments() -> argparse.ArgumentParser:
         metavar="HOST:PORT",
         help=f"serve a loopback port too (default port {DEFAULT_PORT}), to clients with the token in {TOKEN_VARIABLE}",
     )
+    parser.add_argument(
+        "--journal",
+        metavar="DIRECTORY",
+        help="keep durable queues and persistent messages here over kills and restarts, or 'none' "
+        f"(default: {default_journal()} for the default socket, else none)",
+    )
+    parser.add_argument(
+        "--sync",
+        choices=("os", "disk"),
+        default="os",
+        help="confirm a publish when the operating system has it, which survives a kill of the broker, or when the "
+        "disk has it, which survives a power cut (default: os)",
+    )
     parser.add_argument("--idle-exit", metavar="SECONDS", type=float, help="stop after so long without any client")
     parser.add_argument(
         "--frame-max",
@@ -61,6 +77,11 @@ def arguments() -> argparse.ArgumentParser:
         help="the largest message that is taken (default: %(default)s)",
     )
     parser.add_argument("--log", metavar="FILE", help="write the log to a file that is rotated at 1 MB, not to stderr")
+    parser.add_argument(
+        "--background",
+        action="store_true",
+        help="return when the broker serves and let it go on; prints its process number (give it a --log too)",
+    )
     return parser
 
 
@@ -70,29 +91,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.idle_exit is not None and not options.idle_exit >= 0:
         parser.error(f"--idle-exit {options.idle_exit}: seconds, 0 or more")
+    if options.journal is None:
+        options.journal = default_journal() if options.socket == default_socket() else "none"
     if options.frame_max < 4096:
         parser.error(f"--frame-max {options.frame_max}: bytes, at least 4096")
-    handler: logging.Handler
-    if options.log:
-        handler = logging.handlers.RotatingFileHandler(options.log, maxBytes=LOG_BYTES, backupCount=2)
-    else:
-        handler = logging.StreamHandler()
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s broker[%(process)d] %(message)s", handlers=[handler]
-    )
+    report = go_to_background() if options.background else _tell_nobody
+    _set_up_log(options.log)
+    code, text = 0, ""
     try:
-        asyncio.run(run(options))
+        asyncio.run(run(options, lambda: report(0, str(os.getpid()))))
     except AlreadyServedError as error:
-        logger.error("%s", error)  # noqa: TRY400 - it is an answer, not a defect
-        return ALREADY_SERVED
-    except (EngineError, OSError, ValueError) as error:
-        logger.error("the broker cannot serve: %s", error)  # noqa: TRY400 - as above
-        return 1
-    return 0
+        code, text = ALREADY_SERVED, str(error)
+    except (EngineError, JournalError, OSError, ValueError) as error:
+        code, text = 1, f"the broker cannot serve: {error}"
+    if code:
+        logger.error("%s", text)
+        report(code, text)
+    return code
 
 
-async def run(options: argparse.Namespace) -> None:
-    """Serve as the options say until SIGTERM, SIGINT or idleness."""
+def _tell_nobody(code: int, text: str) -> None:
+    """Report nothing: who started this broker sees its log and its exit code."""
+
+
+def _set_up_log(file: str | None) -> None:
+    handler: logging.Handler = (
+        logging.handlers.RotatingFileHandler(file, maxBytes=LOG_BYTES, backupCount=2)
+        if file
+        else logging.StreamHandler()
+    )
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s broker[%(process)d] %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+
+
+async def run(options: argparse.Namespace, serving: Callable[[], None]) -> None:
+    """Serve as the options say until SIGTERM, SIGINT or idleness. serving: called once clients can connect."""
     loop = asyncio.get_running_loop()
     ended = loop.create_future()
 
@@ -111,9 +145,15 @@ async def run(options: argparse.Namespace) -> None:
     with ExitStack() as held:
         lock = SocketLock(unix.path)
         held.callback(lock.release)
+        journal = None
+        if options.journal != "none":
+            journal = FileJournal(options.journal, sync=options.sync)
+            held.callback(journal.close)
         server = BrokerServer(
             loop,
             frame_max=options.frame_max,
+            journal=journal,
+            on_failure=lambda error: end(f"its journal failed: {error}"),
             idle_exit=options.idle_exit,
             on_idle=lambda: end(f"nobody was here for {options.idle_exit:g} s"),
         )
@@ -121,7 +161,8 @@ async def run(options: argparse.Namespace) -> None:
         held.callback(Path(unix.path).unlink, missing_ok=True)
         if tcp is not None:
             listeners.append(await listen_on_tcp(server, tcp, token))
-        logger.info("serving %s%s", unix, "" if tcp is None else f" and {tcp}")
+        logger.info("serving %s%s, journal %s", unix, "" if tcp is None else f" and {tcp}", options.journal)
+        serving()
         try:
             reason = await ended
         finally:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from transports.broker.server import BrokerServer
 from transports.engine.errors import InvalidArgument
-from transports.wire.address import TcpAddress, UnixAddress, default_socket, private_directory
+from transports.wire.address import TcpAddress, UnixAddress
+from transports.wire.places import default_socket, private_directory
 
 __all__ = ["AlreadyServedError", "SocketLock", "listen_on_tcp", "listen_on_unix", "prepare_directory"]
 

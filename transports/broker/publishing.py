@@ -65,7 +65,7 @@ class Publisher:
             *_,
             number,
             mandatory,
-            _persistent,
+            persistent,
             exchange,
             routing_key,
             priority,
@@ -87,7 +87,14 @@ class Publisher:
             raise ProtocolError("a publish whose fields have other types")
         try:
             message = CarriedMessage(
-                body, content, exchange, routing_key, priority=priority, expiration=expiration, rules=rules
+                body,
+                content,
+                exchange,
+                routing_key,
+                priority=priority,
+                expiration=expiration,
+                rules=rules,
+                persistent=bool(persistent),
             )
         except EngineError as error:
             self._refuse(number, error)

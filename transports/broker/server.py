@@ -12,8 +12,11 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
+from transports.broker.durability import Durability
+from transports.broker.journal import FileJournal, JournalError
 from transports.broker.publishing import Publisher
 from transports.broker.session import Session
 from transports.engine import Broker, Clock, SystemClock
@@ -36,13 +39,17 @@ class BrokerServer:
         *,
         clock: Clock | None = None,
         frame_max: int = DEFAULT_FRAME_MAX,
+        journal: FileJournal | None = None,
         idle_exit: float | None = None,
         on_idle: Callable[[], None] | None = None,
+        on_failure: Callable[[JournalError], None] | None = None,
         handshake_seconds: float = 10.0,
         frame_seconds: float = 60.0,
     ) -> None:
-        """idle_exit: seconds without any client after which ``on_idle`` is called; None for never.
+        """Take up what the journal has.
 
+        idle_exit: seconds without any client after which ``on_idle`` is called; None for never. on_failure: called when
+        the journal can be written no more; the server says nothing to anybody from then on, and is to be closed.
         handshake_seconds: until a client must have greeted. frame_seconds: until a frame must have come in whole.
         """
         self.loop = loop
@@ -51,6 +58,8 @@ class BrokerServer:
         self.handshake_seconds = handshake_seconds
         self.frame_seconds = frame_seconds
         self.farewell_seconds = 2.0
+        self.journal = journal
+        self._durability = Durability(loop, journal, on_failure or _ignore) if journal is not None else None
         self.brokers: dict[str, Broker] = {}
         self.sessions: dict[Session, None] = {}
         self.writing: list[Session] = []
@@ -66,6 +75,10 @@ class BrokerServer:
         self._idle_exit = idle_exit
         self._on_idle = on_idle
         self._idle_timer: asyncio.TimerHandle | None = None
+        if journal is not None:
+            self.brokers.update(journal.recover(self._new_broker))
+            self._due_changed = True
+            self.flush()
         self.clients_changed()
 
     # -- clients -----------------------------------------------------------------------------------------------
@@ -79,9 +92,7 @@ class BrokerServer:
         """Return the engine of a virtual host, made when first asked for."""
         broker = self.brokers.get(vhost)
         if broker is None:
-            broker = self.brokers[vhost] = Broker(
-                vhost, clock=self.clock, on_due=self._note_due, on_room=self._note_room
-            )
+            broker = self.brokers[vhost] = self._new_broker(vhost)
         return broker
 
     def forget_if_empty(self, broker: Broker) -> None:
@@ -89,6 +100,9 @@ class BrokerServer:
         if not broker.connections and not broker.queues and len(broker.exchanges) == len(PREDECLARED):
             self._unroutable += broker.unroutable
             self.brokers.pop(broker.vhost, None)
+
+    def _new_broker(self, vhost: str) -> Broker:
+        return Broker(vhost, clock=self.clock, journal=self.journal, on_due=self._note_due, on_room=self._note_room)
 
     def clients_changed(self) -> None:
         """Start or stop counting the time without clients."""
@@ -104,7 +118,10 @@ class BrokerServer:
         return {"pid": os.getpid()}
 
     def statistics(self) -> dict[str, Any]:
-        """Return {pid, uptime (seconds), clients, clients_served, vhosts, unroutable (publishes without a queue)}."""
+        """Return {pid, uptime, clients, clients_served, vhosts, unroutable, journal}.
+
+        uptime: seconds. unroutable: publishes for which no queue was found. journal: JournalStatistics, or None.
+        """
         return {
             "pid": os.getpid(),
             "uptime": time.time() - self._started,
@@ -112,6 +129,7 @@ class BrokerServer:
             "clients_served": self._served,
             "vhosts": sorted(self.brokers),
             "unroutable": self._unroutable + sum(broker.unroutable for broker in self.brokers.values()),
+            "journal": None if self.journal is None else asdict(self.journal.statistics()),
         }
 
     # -- the end of a wake-up ----------------------------------------------------------------------------------
@@ -122,12 +140,17 @@ class BrokerServer:
             self._room = False
             for publisher in list(self.waiting_publishers):
                 publisher.try_again()
-        writing = self.writing
-        while writing:
+        durability = self._durability
+        while True:  # letting go of a client that was held back delivers more
+            if durability is not None:
+                durability.commit()  # also where nobody is owed a word, as after acknowledgements
+            writing = self.writing
+            if not writing:
+                break
             self.writing = []
             for session in writing:
-                session.write_out(session.take_settled())
-            writing = self.writing  # letting go of a client that was held back delivers more
+                settled = session.take_settled()
+                session.write_out(settled if durability is None else durability.release(session, settled))
         if self._due_changed:
             self._due_changed = False
             self._set_timer()
@@ -182,3 +205,9 @@ class BrokerServer:
         deadline = self.loop.time() + self.farewell_seconds + 1.0
         while self.sessions and self.loop.time() < deadline:
             await asyncio.sleep(0.005)
+        if self._durability is not None:
+            self._durability.close()
+
+
+def _ignore(error: JournalError) -> None:
+    """Whoever gave no one to tell finds it in the log."""

@@ -80,12 +80,10 @@ class ServedConnection:
         self._numbers = itertools.count(1)
         self._calls: dict[int, list[Any] | None] = {}
         self._call_ids = itertools.count(1)
-        self._welcome: list[Any] | None = None
+        self._welcomed = False
         self._on_arrival: Callable[[], None] | None = None
         self._watching_thread = 0
-        deadline = monotonic() + connect_timeout
-        sock = dial(address, connect_timeout, auto_start=auto_start)
-        self._stream = FrameStream(sock, self._on_frame, patience=call_timeout)
+        self._stream = self._dialled(connect_timeout, auto_start)
         options: dict[str, Any] = {
             "name": os.path.basename(sys.argv[0]) if sys.argv and sys.argv[0] else "python",
             "pid": os.getpid(),
@@ -94,14 +92,28 @@ class ServedConnection:
         }
         if token is not None:
             options["token"] = token
+        greeting = pack_frame((HELLO, MAGIC, VERSION, options))
         try:
-            self._stream.send(pack_frame((HELLO, MAGIC, VERSION, options)))
-            wait = max(deadline - monotonic(), 0.1)
-            if not self._stream.wait_until(lambda: self._welcome is not None, wait):
-                raise BrokerUnavailableError(f"whoever listens on {address} did not greet within {connect_timeout:g} s")
-        except (ConnectionLost, BrokerUnavailableError) as error:
+            self._greet(greeting, connect_timeout)
+        except BrokerUnavailableError:
+            if not auto_start:
+                raise
+            # A broker that nobody needed was just about to end; the next one is ours.
+            self._stream = self._dialled(connect_timeout, auto_start)
+            self._greet(greeting, connect_timeout)
+
+    def _dialled(self, timeout: float, auto_start: bool) -> FrameStream:
+        sock = dial(self.address, timeout, auto_start=auto_start)
+        return FrameStream(sock, self._on_frame, patience=self.call_timeout)
+
+    def _greet(self, greeting: bytes, timeout: float) -> None:
+        try:
+            self._stream.send(greeting)
+            if not self._stream.wait_until(lambda: self._welcomed, timeout):
+                self.give_up(f"it did not greet within {timeout:g} s")
+        except ConnectionLost as error:
             self._stream.close()
-            raise BrokerUnavailableError(f"no broker that would have us on {address}: {error}") from error
+            raise BrokerUnavailableError(f"no broker that would have us on {self.address}: {error}") from error
 
     # -- frames ------------------------------------------------------------------------------------------------
 
@@ -139,7 +151,7 @@ class ServedConnection:
         self.heartbeat = facts["heartbeat"]
         self.broker_pid = facts["pid"]
         self._stream.take_frames_up_to(2 * self.frame_max)
-        self._welcome = fields
+        self._welcomed = True
 
     def send(self, fields: tuple[Any, ...]) -> None:
         """Send one frame."""

@@ -1,4 +1,4 @@
-"""Reaching a served broker: connect to its socket, or say how to start one."""
+"""Reaching a served broker: connect to it, start the user's own where there is none, or say how to start one."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import socket
 from time import monotonic, sleep
 
 from transports.errors import BrokerUnavailableError
+from transports.served.auto_start import START_SECONDS, start_broker
 from transports.wire.address import TcpAddress, UnixAddress
 
 __all__ = ["dial"]
@@ -14,16 +15,25 @@ BACKLOG_FULL_SECONDS = 0.01
 
 
 def dial(address: UnixAddress | TcpAddress, timeout: float, *, auto_start: bool = False) -> socket.socket:
-    """Return a socket connected to ``address`` within ``timeout`` seconds; raises BrokerUnavailableError."""
-    try:
-        return _connect(address, timeout)
-    except OSError as error:
-        how = (
-            f"python -m transports.broker --socket {address}"
-            if isinstance(address, UnixAddress)
-            else f"LIAP_BROKER_TOKEN=... python -m transports.broker --tcp {address}"
-        )
-        raise BrokerUnavailableError(f"no broker on {address} ({error}); start one: {how}") from error
+    """Return a socket connected to ``address`` within ``timeout`` seconds.
+
+    auto_start: start a broker there, in the background, if nobody serves the address; that may take START_SECONDS.
+    Raises BrokerUnavailableError.
+    """
+    deadline = monotonic() + (max(timeout, START_SECONDS) if auto_start else timeout)
+    while True:
+        try:
+            return _connect(address, timeout)
+        except OSError as error:
+            if not auto_start or not isinstance(address, UnixAddress) or monotonic() >= deadline:
+                raise BrokerUnavailableError(f"no broker on {address} ({error}); start one: {_how(address)}") from error
+        start_broker(address, deadline)
+
+
+def _how(address: UnixAddress | TcpAddress) -> str:
+    if isinstance(address, UnixAddress):
+        return f"python -m transports.broker --socket {address}"
+    return f"LIAP_BROKER_TOKEN=... python -m transports.broker --tcp {address}"
 
 
 def _connect(address: UnixAddress | TcpAddress, timeout: float) -> socket.socket:

@@ -17,7 +17,8 @@ from transports.errors import BrokerUnavailableError, from_engine
 from transports.served.channel import Channel
 from transports.served.connection import ServedConnection
 from transports.served.stream import ConnectionLost
-from transports.wire.address import DEFAULT_PORT, TcpAddress, UnixAddress, default_socket
+from transports.wire.address import DEFAULT_PORT, TcpAddress, UnixAddress
+from transports.wire.places import default_socket
 from transports.wire.protocol import VERSION
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class ServedTransport(base.Transport):
         client = cast("Connection", self.client)
         options: dict[str, Any] = client.transport_options or {}
         try:
-            address, vhost, token = self._where(client)
+            address, vhost, token = self.where()
         except EngineError as error:
             raise from_engine(error) from error
         connection = ServedConnection(
@@ -81,8 +82,9 @@ class ServedTransport(base.Transport):
         connection.client = client
         return connection
 
-    def _where(self, client: Connection) -> tuple[UnixAddress | TcpAddress, str, str | None]:
-        """Return address, virtual host and token of a connection's URL."""
+    def where(self) -> tuple[UnixAddress | TcpAddress, str, str | None]:
+        """Return address, virtual host and token of the connection's URL, without connecting."""
+        client = cast("Connection", self.client)
         path = (client.virtual_host or "").strip("/")
         if client.password or client.port or (client.hostname and client.hostname != "localhost"):
             tcp = TcpAddress(client.hostname or "localhost", int(client.port or DEFAULT_PORT))
