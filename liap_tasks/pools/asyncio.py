@@ -15,9 +15,8 @@ tracer itself does (storing a result, calling signal receivers) and what the tas
 and costs the others that long.
 
 Who is told, and where: Celery's request wants to know when its task begins and ends, and acknowledges its message then.
-With Celery's event loop (a worker on RabbitMQ) that is done in the consumer's thread, woken at once, so no connection
-is used by two threads. (Celery's threads pool calls the request from its threads.) Without that loop (in-process
-brokers, whose channels are thread-safe) it is done in this pool's one loop thread.
+With Celery's event loop that is done in the consumer's thread, woken at once (:mod:`liap_tasks.pools.telling`). Without
+that loop (in-process brokers, whose channels are thread-safe) it is done in this pool's one loop thread.
 
 A warm shutdown lets running tasks end; what has not begun stays unacknowledged and goes back to its queue. A cold one
 cancels the coroutines, and all their messages go back. A revoke with ``terminate=True`` cancels its coroutine; it
@@ -43,7 +42,7 @@ from celery.worker import state
 
 from liap_tasks.coroutines.loop_thread import Driver, LoopThread
 from liap_tasks.coroutines.running import is_coroutine_task
-from liap_tasks.pools.bell import Bell
+from liap_tasks.pools.telling import Teller, tell_now
 from liap_tasks.pools.threads import TaskPool as ThreadPool
 
 __all__ = ["TaskPool"]
@@ -151,8 +150,7 @@ class TaskPool(BasePool):
         self._asked = False  # the loop has been asked to begin some
         self._running: set[_Job] = set()
         self._closing = False
-        self._bell: Bell | None = None  # rings in the thread of Celery's event loop, where there is one
-        self._told: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
+        self._teller = Teller()
         self._progress = threading.Event()
 
     # -- starting and stopping, in the worker's thread ----------------------------------------------------------
@@ -176,9 +174,7 @@ class TaskPool(BasePool):
 
     def register_with_event_loop(self, hub: Any) -> None:
         """Tell requests in the thread of Celery's event loop from now on (called after each connect)."""
-        if self._bell is None:
-            self._bell = Bell()
-        hub.add_reader(self._bell.fileno(), self._answer_bell, self._bell)
+        self._teller.listen_in(hub)
 
     def on_stop(self) -> None:
         """Let running tasks end, begin no other, and end the threads.
@@ -219,7 +215,7 @@ class TaskPool(BasePool):
             self._threads.on_stop()
         if not self._loop_thread.stop(timeout):
             logger.error("the asyncio pool's loop is blocked by a task and did not end within %g s", timeout)
-        self.tell_here()
+        self._teller.close()
 
     def flush(self) -> None:
         """Forget what has not begun: its messages are back in their queues (the connection is lost or closing)."""
@@ -298,28 +294,16 @@ class TaskPool(BasePool):
 
     def _tell(self, callback: Callable[..., Any], *args: Any) -> None:
         """Call a request's callback, in the thread where that is safe."""
-        if self._bell is not None:
-            self._told.append((callback, args))
-            self._bell.ring()
+        if self._teller.has_loop:
+            self._teller.tell(callback, *args)
         elif threading.current_thread() is self._loop_thread.thread:
-            self._tell_now(callback, args)
+            tell_now(callback, args)
         else:
-            self._loop_thread.call(self._tell_now, callback, args)
-
-    def _answer_bell(self, bell: Bell) -> None:
-        bell.silence()
-        self.tell_here()
+            self._loop_thread.call(tell_now, callback, args)
 
     def tell_here(self) -> None:
         """Tell requests in this thread what they have not been told yet."""
-        while self._told:
-            self._tell_now(*self._told.popleft())
-
-    def _tell_now(self, callback: Callable[..., Any], args: tuple[Any, ...]) -> None:
-        try:
-            callback(*args)
-        except Exception:
-            logger.critical("%r failed; its message may be delivered again", callback, exc_info=True)
+        self._teller.tell_here()
 
     # -- remote control ---------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ the next turn of the loop, up to a second later (kombu 5.7).
 from __future__ import annotations
 
 import socket
+import threading
 
 __all__ = ["Bell"]
 
@@ -19,15 +20,18 @@ class Bell:
         self._heard.setblocking(False)
         self._rung.setblocking(False)
         self._ringing = False
+        self._lock = threading.Lock()
 
     def fileno(self) -> int:
         return self._heard.fileno()
 
     def ring(self) -> None:
-        """Called from any thread."""
+        """Called from any thread; a closed bell makes no sound."""
         if not self._ringing:
-            self._ringing = True
-            self._rung.send(b"!")
+            with self._lock:
+                self._ringing = True
+                if self._rung.fileno() >= 0:
+                    self._rung.send(b"!")
 
     def silence(self) -> None:
         """Called by the event loop before it looks; what is told from now on rings again."""
@@ -35,6 +39,7 @@ class Bell:
         self._ringing = False
 
     def close(self) -> None:
-        """Free the sockets; it must not be rung any more."""
-        self._heard.close()
-        self._rung.close()
+        """Give the sockets back; take it from the event loop before."""
+        with self._lock:
+            self._heard.close()
+            self._rung.close()

@@ -7,6 +7,9 @@ among the dead letters; the stuck thread is counted (``stuck-threads`` in ``cele
 the place where it is stuck, and a new thread takes its place, so the concurrency is as before. The stuck thread ends
 when its task does.
 
+With Celery's event loop requests are told in the consumer's thread (:mod:`liap_tasks.pools.telling`), without one in
+the thread that ran the task.
+
 In the solo pool the stuck thread is the worker's own: the message is dealt with, the worker goes on when the task ends.
 
 Why not ``concurrent.futures``: its threads cannot be replaced.
@@ -27,6 +30,7 @@ from celery.concurrency.solo import TaskPool as CelerySoloPool
 from celery.utils.log import get_logger
 
 from liap_tasks.giving_up import CURRENT, Endurance
+from liap_tasks.pools.telling import Teller
 from liap_tasks.timeouts import call_after
 
 __all__ = ["SoloPool", "TaskPool"]
@@ -125,10 +129,12 @@ class TaskPool(BasePool):
         self._changed = threading.Condition()
         self._waiting: deque[_Job] = deque()
         self._threads: set[threading.Thread] = set()
+        self._reporting: set[threading.Thread] = set()  # they deal with the messages of stuck ones
         self._started = 0
         self._idle = 0
         self._stuck = 0
         self._stopping = False
+        self._teller = Teller()
 
     # -- threads -----------------------------------------------------------------------------------------------
 
@@ -144,6 +150,9 @@ class TaskPool(BasePool):
         **_: Any,
     ) -> _Job:
         """Give a call to the threads."""
+        if self._teller.has_loop:
+            in_loop = self._teller.in_loop
+            callback, accept_callback, timeout_callback = map(in_loop, (callback, accept_callback, timeout_callback))
         job = _Job(target, args, kwargs, callback, accept_callback, timeout_callback, timeout)
         with self._changed:
             self._waiting.append(job)
@@ -187,8 +196,10 @@ class TaskPool(BasePool):
                 self._idle -= 1
 
     def _replace(self, job: _Job, thread_id: int) -> None:
-        """Let another thread take the place of a stuck one."""
+        """Let another thread take the place of a stuck one (called in the thread that reports it)."""
         with self._changed:
+            self._reporting = {thread for thread in self._reporting if thread.is_alive()}
+            self._reporting.add(threading.current_thread())
             self._threads = {thread for thread in self._threads if thread.ident != thread_id}
             self._stuck += 1
             if self._waiting and len(self._threads) < self.limit:
@@ -200,6 +211,14 @@ class TaskPool(BasePool):
 
     # -- the worker's side -------------------------------------------------------------------------------------
 
+    def register_with_event_loop(self, hub: Any) -> None:
+        """Tell requests in the thread of Celery's event loop from now on (called after each connect)."""
+        self._teller.listen_in(hub)
+
+    def tell_here(self) -> None:
+        """Tell requests in this thread what they have not been told yet."""
+        self._teller.tell_here()
+
     def on_stop(self) -> None:
         """Let running tasks end, begin no other; a stuck one is left to the end of the process."""
         with self._changed:
@@ -207,11 +226,13 @@ class TaskPool(BasePool):
             self._waiting.clear()
             self._changed.notify_all()
         while (thread := self._running()) is not None:
+            self.tell_here()
             thread.join(LOOK_SECONDS)  # it may get stuck meanwhile
+        self._teller.close()
 
     def _running(self) -> threading.Thread | None:
         with self._changed:
-            return next((thread for thread in self._threads if thread.is_alive()), None)
+            return next((thread for thread in (*self._threads, *self._reporting) if thread.is_alive()), None)
 
     def grow(self, n: int = 1) -> None:
         """Let ``n`` more tasks run at once."""

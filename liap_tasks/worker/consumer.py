@@ -100,7 +100,7 @@ class LiapConsumer(Consumer):
         super().cancel_active_requests()
 
     def _hear_what_began(self) -> None:
-        tell = getattr(self.pool, "tell_here", None)  # the asyncio pool tells in this thread
+        tell = getattr(self.pool, "tell_here", None)  # our pools tell in this thread
         if tell is not None:
             tell()
 
