@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from celery import shared_task
-from celery.exceptions import SoftTimeLimitExceeded
+from celery.exceptions import Reject, SoftTimeLimitExceeded
 
-from liap_tasks import BatchItem, BatchTask, RetryPolicy, Unique
+from liap_tasks import BatchItem, BatchTask, DeadLetter, RetryPolicy, Unique
 
 ONCE = RetryPolicy(max_retries=0)
 TWICE = RetryPolicy(max_retries=1, initial_delay=0.05, jitter=False)
@@ -98,3 +98,13 @@ def unique(self: Any, folder: str, key: str, how: str = "waits") -> None:
     while not (Path(folder) / "go").exists():
         time.sleep(0.01)
     note(folder, key, "done")
+
+
+@shared_task(name="kill.ends_as_told", retry_policy=RetryPolicy(max_retries=0, give_up_on=(LookupError,)))
+def ends_as_told(how: str) -> NoReturn:
+    """End by Celery's Reject, by an error that is never retried, or by a verdict."""
+    if how == "rejected":
+        raise Reject("not mine", requeue=False)
+    if how == "processing_failed":
+        raise LookupError(how)
+    raise DeadLetter(how)

@@ -36,7 +36,7 @@ def test_a_task_that_kills_its_process_is_tried_as_often_as_its_policy_says(
 def test_a_task_that_ignores_its_limit_is_killed_after_the_grace(
     rabbit: LiapApp, start_worker: StartWorker, runs: Runs
 ) -> None:
-    worker = start_worker("-P", "prefork", "-c", "1")
+    worker = start_worker("-P", "prefork", "-c", "2")
     stubborn = tasks.ignores_its_limit.delay(str(runs.folder), "stubborn")
     worker.assert_log_exists(f"[{stubborn.id}] is a dead letter", timeout=DEADLINE)
     tasks.works.delay(str(runs.folder), "next")
