@@ -7,6 +7,8 @@ import os
 import socket
 from typing import TYPE_CHECKING, Any
 
+from celery.utils.saferepr import saferepr
+
 from liap_tasks.dead_letter_store.call import Call, CallChange, call_of
 from liap_tasks.dead_letter_store.letter import Letter
 from liap_tasks.errors import DeadLetterEditError
@@ -33,7 +35,12 @@ def edit(app: LiapApp, letter_id: str, change: CallChange, *, who: str | None = 
     except ValueError as error:
         raise DeadLetterEditError(letter_id, str(error)) from error
     _check(app, letter, changed)
-    return store.edit(letter_id, who=who or who_is_here(), changes={"body": changed.as_body()})
+    changes: dict[str, Any] = {"body": changed.as_body()}
+    if "argsrepr" in letter.headers:  # what logs and monitors will show of the call
+        width: int = app.amqp.argsrepr_maxsize
+        shown = {"argsrepr": saferepr(tuple(changed.args), width), "kwargsrepr": saferepr(changed.kwargs, width)}
+        changes["headers"] = {**letter.headers, **shown}
+    return store.edit(letter_id, who=who or who_is_here(), changes=changes)
 
 
 def who_is_here() -> str:

@@ -26,7 +26,7 @@ __all__ = ["publish_replay", "replay_headers", "send"]
 
 # What the death has left, what delays or expires anew, what kombu has undone already (compression), and the lock that
 # the call had: its arguments may have been edited since.
-DROPPED = frozenset({dead_letters.HEADER, REDELIVERIES, UNIQUE, "x-death", "x-delay", "expires", "compression"})
+DROPPED = frozenset({*dead_letters.NOT_KEPT, REDELIVERIES, UNIQUE, "x-death", "x-delay", "expires", "compression"})
 KEPT_PROPERTIES = ("correlation_id", "reply_to", "priority", "message_id", "type", "app_id")
 
 

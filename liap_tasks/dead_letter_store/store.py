@@ -37,6 +37,7 @@ DROPPED = {"body": b"", "headers": "{}", "properties": "{}", "traceback": None, 
 
 Letters = list[Letter]  # inside the class below the name ``list`` is a method
 AuditEntries = list[AuditEntry]
+Progress = Callable[[int], object] | None
 
 _table = LETTERS.c
 
@@ -203,9 +204,9 @@ class DeadLetterStore:
         """Let waiting letters be replayed by themselves at ``due_at``; return how many."""
         return self._change(where, WAITING, state=LetterState.SCHEDULED, due_at=due_at)
 
-    def cancel_schedule(self, where: LetterFilter) -> int:
-        """Let scheduled letters wait for somebody instead; return how many."""
-        return self._change(where, (LetterState.SCHEDULED,), state=LetterState.DEAD, due_at=None)
+    def cancel_schedule(self, where: LetterFilter, *, progress: Progress = None) -> int:
+        """Let scheduled letters wait for somebody instead; return how many. progress: called with how many so far."""
+        return self._change(where, (LetterState.SCHEDULED,), progress, state=LetterState.DEAD, due_at=None)
 
     def next_due(self) -> float | None:
         """Return when the next scheduled letter is due, None if there is none."""
@@ -225,10 +226,13 @@ class DeadLetterStore:
             moment: float | None = connection.scalar(query)
             return moment
 
-    def purge(self, where: LetterFilter) -> int:
-        """Drop the content of letters, leaving a row that says what they were; return how many."""
+    def purge(self, where: LetterFilter, *, progress: Progress = None) -> int:
+        """Drop the content of letters, leaving a row that says what they were; return how many.
+
+        progress: called with how many so far.
+        """
         states = (*WAITING, LetterState.REPLAYED)
-        return self._change(where, states, **DROPPED, state=LetterState.PURGED, purged_at=self.clock())
+        return self._change(where, states, progress, **DROPPED, state=LetterState.PURGED, purged_at=self.clock())
 
     def purge_expired(self, now: float) -> int:
         """Purge the letters whose time is up at ``now``; return how many."""
@@ -350,20 +354,23 @@ class DeadLetterStore:
     def _free(now: float) -> sa.ColumnElement[bool]:
         return sa.or_(_table.claimed_until.is_(None), _table.claimed_until <= now)
 
-    def _change(self, where: LetterFilter, states: Sequence[str], **values: Any) -> int:
+    def _change(self, where: LetterFilter, states: Sequence[str], progress: Progress = None, /, **values: Any) -> int:
         """Change the letters in one of ``states`` that nobody has claimed."""
         chosen = sa.and_(condition(where), _table.state.in_(states), self._free(self.clock()))
-        return self._in_steps(chosen, lambda rows: [sa.update(LETTERS).where(rows, chosen).values(**values)])
+        update = sa.update(LETTERS).values(**values)
+        return self._in_steps(chosen, lambda rows: [update.where(rows, chosen)], progress=progress)
 
     def _in_steps(
         self,
         chosen: sa.ColumnElement[bool],
         change: Callable[[sa.ColumnElement[bool]], Sequence[Any]],
         order: sa.ColumnElement[Any] | None = None,
+        progress: Progress = None,
     ) -> int:
         """Run the statements of ``change`` on the chosen rows, so many at a time; return how many the last one changed.
 
         order: of whose index the rows are read; then the change must be one after which they are not chosen any more.
+        progress: called after each step with how many so far.
         Why in steps: a recorder that waits for one long transaction would take the database to be away.
         """
         changed, last = 0, 0
@@ -377,6 +384,8 @@ class DeadLetterStore:
                 for statement in change(_table.seq.in_(rows)):
                     number = connection.execute(statement).rowcount
                 changed, last = changed + int(number), rows[-1]
+            if progress is not None:
+                progress(changed)
 
     def _end_claim(self, ids: Sequence[str], claimant: str, **values: Any) -> int:
         ended = 0

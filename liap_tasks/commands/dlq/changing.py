@@ -12,7 +12,7 @@ import click
 from liap_tasks.commands.dlq.app import app_with_store, store_of
 from liap_tasks.commands.dlq.as_json import letter_as_json
 from liap_tasks.commands.dlq.filters import chooses_letters
-from liap_tasks.commands.dlq.output import remark, say_json
+from liap_tasks.commands.dlq.output import progress, remark, say_json
 from liap_tasks.dead_letter_store import LetterFilter
 from liap_tasks.dead_letter_store.operations import CallChange
 from liap_tasks.dead_letter_store.operations import edit as edit_letter
@@ -103,7 +103,8 @@ def purge(context: click.Context, where: LetterFilter, yes: bool, as_json: bool)
         if not sys.stdin.isatty():
             raise click.ClickException(f"{number:,} dead letters would be deleted for good: confirm with --yes")
         click.confirm(f"Delete {number:,} dead letters for good?", abort=True, err=True)
-    purged = store.purge(where) if number else 0
+    with progress("purging", shown=not as_json and number > 0) as advance:
+        purged = store.purge(where, progress=lambda done: advance(done, number)) if number else 0
     _tell(context, "purged", purged, as_json)
 
 
@@ -113,7 +114,10 @@ def purge(context: click.Context, where: LetterFilter, yes: bool, as_json: bool)
 @click.pass_context
 def cancel(context: click.Context, where: LetterFilter, as_json: bool) -> None:
     """Cancel the automatic retries that are scheduled; the letters stay."""
-    _tell(context, "cancelled", store_of(context).cancel_schedule(where), as_json)
+    store = store_of(context)
+    with progress("cancelling", shown=not as_json) as advance:
+        cancelled = store.cancel_schedule(where, progress=lambda done: advance(done, None))
+    _tell(context, "cancelled", cancelled, as_json)
 
 
 def _tell(context: click.Context, done: str, number: int, as_json: bool) -> None:

@@ -124,7 +124,10 @@ def _told(letter: Letter, audit: Sequence[AuditEntry]) -> list[tuple[str, str]]:
 def _changes(entry: AuditEntry) -> str:
     told = audit_as_json(entry)
     before, after = told["before"], told["after"]
-    changed = [name for name in after if before.get(name) != after[name]]
+    # An edited call has its new arguments in its headers, too.
+    changed = [
+        name for name in after if before.get(name) != after[name] and not (name == "headers" and "args" in after)
+    ]
     return "\n".join(f"{name}: {as_text(before.get(name))} -> {as_text(after[name])}" for name in changed)
 
 

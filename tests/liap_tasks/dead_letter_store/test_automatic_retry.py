@@ -261,6 +261,8 @@ def test_a_replay_carries_nothing_of_its_death(app: LiapApp) -> None:
             "x-death": [{"queue": "games"}],
             "x-first-death-reason": "expired",
             "x-liap-dead-letter": {"reason": "expired"},
+            "x-group-id": "r1",
+            "x-group-continues": True,  # it was a retry
             "x-mine": 5,
             "liap": {
                 "source": "s",
@@ -280,6 +282,7 @@ def test_a_replay_carries_nothing_of_its_death(app: LiapApp) -> None:
         "id": "task-1",
         "task": "game.settle",
         "retries": 0,
+        "x-group-id": "r1",
         "x-mine": 5,
         "x-deduplication-id": "replay-l1",
         "liap": {"source": "s", "correlation_id": "c", "attempts": [], "replayed_from": "l1", "replays": 2},

@@ -247,6 +247,8 @@ def test_edit_changes_the_call_and_show_tells_who_did_it(run: Dlq, app: LiapApp)
     assert f"by {entry['who']}" in shown
     assert '    args: ["r1", 3] -> ["r1", 4]\n' in shown
     assert "kwargs: " not in shown  # it has not changed
+    assert "headers: " not in shown
+    assert letter["headers"]["argsrepr"] == "('r1', 4)"  # what logs and monitors show when it is replayed
 
 
 def test_edit_sets_an_argument_by_name(run: Dlq) -> None:

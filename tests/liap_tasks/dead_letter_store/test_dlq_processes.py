@@ -205,7 +205,7 @@ def test_a_terminal_gets_a_bar_and_a_question(new_app: Callable[..., LiapApp], t
     assert (code, "Delete 3 dead letters for good?" in shown) == (1, True), shown
     assert app.dead_letter_store.count() == 3
     code, shown = on_terminal(commands, "purge", "--all", typed="y\n")
-    assert (code, "3 purged" in shown) == (0, True), shown
+    assert (code, "3 purged" in shown, "purging" in shown) == (0, True, True), shown
     assert app.dead_letter_store.count() == 0
     app.dead_letter_store.close()
 
