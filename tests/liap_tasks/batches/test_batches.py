@@ -61,7 +61,7 @@ def test_a_full_batch_is_one_call(batches: Batches, outcomes: Outcomes, stats: S
         for number in range(6):
             task.delay(number)
         assert outcomes.states(6) == ["SUCCESS"] * 6
-    assert batches.seen == [[0, 1, 2], [3, 4, 5]]
+    assert sorted(batches.seen) == [[0, 1, 2], [3, 4, 5]]  # two threads may begin them in either order
     assert (stats(batches.app)["acknowledged"], stats(batches.app)["unacked"]) == (6, 0)
 
 
