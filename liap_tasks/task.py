@@ -120,7 +120,7 @@ class LiapTask(Task[Any, Any]):
         """
         if delivery is not None:
             options = {**delivery.as_execution_options(), **options}
-        if continues_a_call(options, task_id):
+        if options and continues_a_call(options, task_id):
             options["headers"] = headers_of_retry(options.get("headers"))
         else:
             for name, key in (("ordering_key", self.ordering_key), ("dedup_key", self.dedup_key)):
