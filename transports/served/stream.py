@@ -59,6 +59,7 @@ class FrameStream:
         self._buffer = bytearray(READ_BYTES)
         self._unsent = b""  # of a reply
         self._lost: str | None = None
+        self._closed = False
         weakref.finalize(self, sock.close).atexit = False  # dropped without being closed, it closes itself
 
     def fileno(self) -> int:
@@ -106,7 +107,7 @@ class FrameStream:
                     raise
                 self.last_sent = monotonic()
         finally:
-            if self._lost is not None:
+            if self._closed:
                 self._close_if_free()
 
     def _send_rest(self, rest: memoryview) -> None:
@@ -209,7 +210,7 @@ class FrameStream:
         if self._followers:
             with self._changed:
                 self._changed.notify_all()
-        if self._lost is not None:
+        if self._closed:
             self._close_if_free()
 
     def _poll(self, events: int, timeout: float | None) -> bool:
@@ -254,6 +255,7 @@ class FrameStream:
     def _lose(self, reason: str) -> ConnectionLost:
         if self._lost is None:
             self._lost = reason
+        # Not closed before somebody closes the stream: an event loop that watches the socket would never hear of it.
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         return ConnectionLost(self._lost)
@@ -265,12 +267,13 @@ class FrameStream:
             self._socket.close()
             return
         self._lose(reason)
+        self._closed = True
         with self._changed:
             self._changed.notify_all()
         self._close_if_free()
 
     def _close_if_free(self) -> None:
-        """Close the socket of a lost connection, unless a thread is using it: that one will."""
+        """Close the socket of a closed stream, unless a thread is using it: that one will."""
         if self._sending.acquire(blocking=False):
             try:
                 if self._reading.acquire(blocking=False):
