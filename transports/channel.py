@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import amqp
 from amqp.exceptions import NoConsumers
 from amqp.protocol import queue_declare_ok_t
 from kombu.transport import base
@@ -20,6 +21,10 @@ from transports.received import ReceivedMessage
 __all__ = ["DEFAULT_BLOCK_TIMEOUT", "KombuChannel", "Publication"]
 
 DEFAULT_BLOCK_TIMEOUT = 10.0
+
+#: What a message can carry beside its headers (AMQP 0-9-1, 1.8.3). As in py-amqp, anything else is left out:
+#: Celery passes options of its own on to the publish, and what its signals pass is not even data.
+PROPERTIES = frozenset(name for name, _ in amqp.Message.PROPERTIES)
 
 
 class Publication(NamedTuple):
@@ -151,8 +156,12 @@ class KombuChannel(base.StdChannel):
         headers: dict[str, Any] | None = None,
         properties: dict[str, Any] | None = None,
     ) -> Publication:
-        """Return a message ready for ``basic_publish``."""
-        ready = {key: value for key, value in properties.items() if value is not None} if properties else {}
+        """Return a message ready for ``basic_publish``; properties that AMQP does not know are left out."""
+        ready = (
+            {key: value for key, value in properties.items() if value is not None and key in PROPERTIES}
+            if properties
+            else {}
+        )
         if priority is not None:
             ready["priority"] = priority
         if content_type is not None:

@@ -210,3 +210,13 @@ def test_a_simple_buffer_forgets_what_it_gave(driver: Driver) -> None:
         assert buffer.get(timeout=5).payload == [1]
         with pytest.raises(buffer.Empty):
             buffer.get_nowait()
+
+
+def test_what_is_no_property_of_amqp_is_left_out(driver: Driver) -> None:
+    queue = driver.queue()
+
+    driver.publish("m", queue, correlation_id="c", colour="red", handler=object())
+
+    assert {"correlation_id": "c"}.items() <= driver.take(queue).properties.items()
+    driver.publish("m", queue, colour="red")
+    assert "colour" not in driver.take(queue).properties

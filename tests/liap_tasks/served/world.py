@@ -43,7 +43,13 @@ class World:
         self._processes: list[LocalProcess] = []
         self.app = self.new_app()
         self.broker = self.start(
-            "python", "-m", "transports.broker", "--socket", str(folder / "broker.sock"), label="broker", ready="serving"
+            "python",
+            "-m",
+            "transports.broker",
+            "--socket",
+            str(folder / "broker.sock"),
+            label="broker",
+            ready="serving",
         )
 
     def new_app(self, **settings: object) -> LiapApp:
