@@ -18,7 +18,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from liap_tasks.metadata import MessageMetadata
 from liap_tasks.policies import DeadLetter, DeadLetterReason
@@ -49,7 +49,9 @@ class TaskMessage:
 
 
 MessageFilter = Callable[[TaskMessage], bool]
-ErrorHook = Callable[[TaskMessage, Exception], bool | None]
+Handled = TypeVar("Handled")
+HandledByOne = TypeVar("HandledByOne", contravariant=True)
+"""What a handler gets: a TaskMessage in a chain that is a task, a Message in one that a program runs by itself."""
 
 
 def message_of(task: LiapTask, args: Sequence[Any], kwargs: Mapping[str, Any]) -> TaskMessage:
@@ -67,17 +69,17 @@ def message_of(task: LiapTask, args: Sequence[Any], kwargs: Mapping[str, Any]) -
     )
 
 
-class Handler(Protocol):
+class Handler(Protocol[HandledByOne]):
     """One link of a chain."""
 
-    def can_handle(self, message: TaskMessage) -> bool:
+    def can_handle(self, message: HandledByOne) -> bool:
         """Tell whether this message is one for :meth:`handle`."""
 
-    def handle(self, message: TaskMessage) -> Any:
+    def handle(self, message: HandledByOne) -> Any:
         """Do it; may be a coroutine function. What it returns is among the chain's results."""
 
 
-class HandlerChain:
+class HandlerChain(Generic[Handled]):
     """Handlers in their order.
 
     stop_on_error: the first error ends the chain; False lets the handlers after it run. first_only: only the first
@@ -87,10 +89,10 @@ class HandlerChain:
 
     def __init__(
         self,
-        *handlers: Handler,
+        *handlers: Handler[Handled],
         stop_on_error: bool = True,
         first_only: bool = False,
-        on_error: ErrorHook | None = None,
+        on_error: Callable[[Handled, Exception], bool | None] | None = None,
     ) -> None:
         self.handlers = handlers
         self.stop_on_error = stop_on_error
@@ -102,7 +104,7 @@ class HandlerChain:
         """Whether a handler is a coroutine function."""
         return any(inspect.iscoroutinefunction(handler.handle) for handler in self.handlers)
 
-    def handle(self, message: TaskMessage) -> list[Any]:
+    def handle(self, message: Handled) -> list[Any]:
         """Run the handlers that can handle the message and return their results, in order.
 
         Raises DeadLetter(no_handler) when there is none, TypeError for a chain with coroutine functions.
@@ -117,7 +119,7 @@ class HandlerChain:
                 run.failed(error)
         return run.results()
 
-    async def ahandle(self, message: TaskMessage) -> list[Any]:
+    async def ahandle(self, message: Handled) -> list[Any]:
         """Do what :meth:`handle` does, awaiting what is to be awaited."""
         run = _Run(self, message)
         for handler in run.chosen():
@@ -128,7 +130,7 @@ class HandlerChain:
                 run.failed(error)
         return run.results()
 
-    def as_task(self, app: LiapApp, *, name: str, **options: Any) -> LiapTask:
+    def as_task(self: HandlerChain[TaskMessage], app: LiapApp, *, name: str, **options: Any) -> LiapTask:
         """Make a task of the chain; its result is the list of the handlers' results. options: of ``app.task``."""
         make: Any = app.task(bind=True, name=name, **options)
         if self.is_async:
@@ -146,16 +148,16 @@ class HandlerChain:
         return of_functions
 
 
-class _Run:
+class _Run(Generic[Handled]):
     """One message on its way through a chain."""
 
-    def __init__(self, chain: HandlerChain, message: TaskMessage) -> None:
+    def __init__(self, chain: HandlerChain[Handled], message: Handled) -> None:
         self._chain = chain
         self._message = message
         self._results: list[Any] = []
         self._errors: list[Exception] = []
 
-    def chosen(self) -> list[Handler]:
+    def chosen(self) -> list[Handler[Handled]]:
         able = [handler for handler in self._chain.handlers if handler.can_handle(self._message)]
         if not able:
             raise DeadLetter(DeadLetterReason.NO_HANDLER, "no handler of the chain can handle it")

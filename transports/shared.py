@@ -44,6 +44,7 @@ class SharedBroker:
         self._changed = threading.Condition(self.lock)
         self._room = threading.Condition(self.lock)
         self._timer: threading.Thread | None = None
+        self._agreed: dict[str, threading.Lock] = {}
         self._clock: Clock = clock or SystemClock()
         self.engine = Broker(
             vhost,
@@ -64,6 +65,11 @@ class SharedBroker:
                 f"process ({os.getpid()}): a copy of its queues would reach nobody. Use the threads pool "
                 "(celery worker --pool threads), or a broker that several processes share (MESSAGE_QUEUE_URL)"
             )
+
+    def agreed_lock(self, name: str) -> threading.Lock:
+        """Return the lock of a name, for users that agree not to do something at once; the broker never takes it."""
+        with self.lock:
+            return self._agreed.setdefault(name, threading.Lock())
 
     def publish(self, message: Message, block_timeout: float, channel: Channel) -> bool:
         """Publish, waiting up to ``block_timeout`` seconds of real time for room where the queue's rule is ``block``.

@@ -13,17 +13,13 @@ have: bounds, time to live, delay, priority, dead letters.
 
 from liap_tasks.handlers import HandlerChain
 from liap_tasks.messaging.batch_handler import BatchMessageHandler
+from liap_tasks.messaging.dead_letter_entry import DeadLetterEntry
 from liap_tasks.messaging.dead_letter_handler import DeadLetterHandler
-from liap_tasks.messaging.dead_letter_queue import DeadLetterEntry, DeadLetterQueue
+from liap_tasks.messaging.dead_letter_queue import DeadLetterQueue
 from liap_tasks.messaging.handlers import AsyncMessageHandler, MessageHandler
+from liap_tasks.messaging.in_memory import BoundedInMemoryQueue, InMemoryQueue, PriorityInMemoryQueue
 from liap_tasks.messaging.message import Message, MessageMetadata
-from liap_tasks.messaging.queues import (
-    BoundedInMemoryQueue,
-    InMemoryQueue,
-    MessageQueue,
-    OverflowStrategy,
-    PriorityInMemoryQueue,
-)
+from liap_tasks.messaging.queues import MessageQueue, OverflowStrategy
 from liap_tasks.messaging.retryable import RetryableDeadLetterQueue
 from liap_tasks.messaging.wrappers import RetryingHandler, TimeoutHandler
 from liap_tasks.policies import (

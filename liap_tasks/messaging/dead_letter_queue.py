@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from kombu import Exchange, Producer, Queue
@@ -24,6 +23,7 @@ from liap_tasks.dead_letter_store.reading import LetterReader
 from liap_tasks.dead_letter_store.sending import publish_replay
 from liap_tasks.dead_letters import HEADER, death_record, look_into
 from liap_tasks.errors import DeadLetterError
+from liap_tasks.messaging.dead_letter_entry import DeadLetterEntry
 from liap_tasks.messaging.link import LinkedQueue
 from liap_tasks.messaging.message import Message, body_of, identity_of
 from liap_tasks.messaging.queues import MessageQueue, as_far_as_readable
@@ -32,44 +32,7 @@ from liap_tasks.policies import DeadLetter, DeadLetterPolicy, DeadLetterReason
 from liap_tasks.policies.durations import Duration, in_seconds
 from liap_tasks.settings import Settings, load_settings
 
-__all__ = ["DeadLetterEntry", "DeadLetterQueue"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DeadLetterEntry:
-    """One dead letter. message: as it was. letter: how it died, see :class:`liap_tasks.dead_letter_store.Letter`.
-
-    retry_at: when it is retried by itself (POSIX seconds), None if it is not.
-    """
-
-    message: Message
-    letter: Letter
-    retry_at: float | None = None
-
-    @property
-    def message_id(self) -> str:
-        """The message's id."""
-        return self.message.metadata.message_id
-
-    @property
-    def reason(self) -> str:
-        """Why it died: a DeadLetterReason, or what other software wrote."""
-        return self.letter.reason
-
-    @property
-    def error_message(self) -> str | None:
-        """The text of the error it died of."""
-        return self.letter.message
-
-    @property
-    def original_queue(self) -> str:
-        """Where it was to be processed, "" if nobody knows."""
-        return self.letter.queue
-
-    @property
-    def died_at(self) -> float:
-        """When it died, POSIX seconds."""
-        return self.letter.died_at
+__all__ = ["DeadLetterQueue"]
 
 
 class DeadLetterQueue(LinkedQueue):
@@ -158,7 +121,7 @@ class DeadLetterQueue(LinkedQueue):
     # -- out ---------------------------------------------------------------------------------------------------
 
     async def retry(self, message_id: str, target_queue: MessageQueue | None = None) -> bool:
-        """Send a letter back to its queue, or to ``target_queue``; False if it is not here.
+        """Send a letter back to its queue, or to ``target_queue``; False if it is not here, or in other hands.
 
         Its count of attempts starts anew. It leaves when the queue has it. Raises DeadLetterError when nobody knows its
         queue or there is no such queue, QueueFullError when that refuses it: then the letter stays.
@@ -203,7 +166,7 @@ class DeadLetterQueue(LinkedQueue):
     def _take(self, channel: Any, message_id: str) -> Any:
         """Take the letter with an id out of the queue, None if it is not there; the others go back to their places."""
         queue, others, found = self.declaration(channel), [], None
-        with self.link.alone():
+        with self.link.searching(self.name):
             for _ in range(_waiting(channel, self.name)):
                 received = queue.get(no_ack=False)
                 if received is None:
@@ -282,7 +245,8 @@ class DeadLetterQueue(LinkedQueue):
         before = None if older_than is None else self.link.time() - in_seconds("older_than", older_than)
 
         def drop(channel: Any) -> int:
-            with channel:  # what is not acknowledged when it is closed is back in its place
+            # What is not acknowledged when the channel is closed is back in its place.
+            with self.link.searching(self.name), channel:
                 if before is None and reason is None:
                     return int(channel.queue_purge(self.name) or 0)
                 queue, dropped = self.declaration(channel), 0

@@ -54,7 +54,8 @@ class HandlerStatistics:
 class AsyncMessageHandler(MessageHandler):
     """Call a function for each message, for a limited number of them at once; the others wait for their turn.
 
-    max_concurrent: at least 1, default MAX_CONCURRENT_HANDLERS. Raises ValueError for another number.
+    max_concurrent: at least 1, default MAX_CONCURRENT_HANDLERS. Raises ValueError for another number. An object belongs
+    to one event loop.
     """
 
     def __init__(self, function: MessageFunction, max_concurrent: int | None = None) -> None:

@@ -11,6 +11,7 @@ the others, for :meth:`peek` and for its time to live.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from types import MappingProxyType
@@ -30,8 +31,6 @@ T = TypeVar("T")
 Prepare = Callable[[Any], None]
 """Called with the channel of each new connection: declares what the queue object needs."""
 
-SCANNED_AT_ONCE = 100_000
-
 
 class Link(Protocol):
     """A connection to a broker. Made when it is first needed; closing it puts back what is not settled."""
@@ -47,8 +46,11 @@ class Link(Protocol):
     async def run_apart(self, operation: Callable[[Any], T]) -> T:
         """Run a longer operation on a channel of its own, which it closes, in a thread."""
 
-    def alone(self) -> AbstractContextManager[Any]:
-        """Keep everybody else from changing the broker meanwhile, where that can be had (in this process)."""
+    def searching(self, queue: str) -> AbstractContextManager[Any]:
+        """Keep others from taking messages out of a queue in search of one, where that can be had (in this process).
+
+        Who searches holds what it has passed, so another search would not find it.
+        """
 
     def run_now(self, operation: Callable[[Any], T]) -> T:
         """Run a quick operation on the link's channel, blocking this thread, which is not an event loop's."""
@@ -125,15 +127,15 @@ class InProcessLink:
 
     async def run_apart(self, operation: Callable[[Any], T]) -> T:
         self.channel()
+        connection: Any = self._connection
 
         def in_thread() -> T:
-            assert self._connection is not None
-            return operation(self._connection.channel())
+            return operation(connection.channel())
 
         return await asyncio.to_thread(in_thread)
 
-    def alone(self) -> AbstractContextManager[Any]:
-        return get_broker(self.url).lock
+    def searching(self, queue: str) -> AbstractContextManager[Any]:
+        return get_broker(self.url).agreed_lock(f"search of {queue}")
 
     async def receive(self, queue: str, timeout: float | None) -> Any:
         channel = self.channel()
@@ -186,7 +188,7 @@ class InProcessLink:
         self.channel()
         broker = get_broker(self.url)
         with broker.lock:
-            return [message.headers or {} for message in broker.engine.peek(queue, SCANNED_AT_ONCE)]
+            return [message.headers or {} for message in broker.engine.peek(queue, sys.maxsize)]
 
     def delayed_headers(self, queue: str) -> list[Mapping[str, Any]]:
         return [message.headers or {} for _, message in self.channel().delayed(queue)]

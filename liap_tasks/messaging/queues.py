@@ -34,7 +34,7 @@ from liap_tasks.settings import Settings, load_settings
 if TYPE_CHECKING:
     from liap_tasks.messaging.dead_letter_queue import DeadLetterQueue
 
-__all__ = ["BoundedInMemoryQueue", "InMemoryQueue", "MessageQueue", "OverflowStrategy", "PriorityInMemoryQueue"]
+__all__ = ["MessageQueue", "OverflowStrategy", "as_far_as_readable"]
 
 OverflowStrategy = Literal["reject", "drop_oldest", "block"]
 OVERFLOW_RULES = {"reject": "reject-publish", "drop_oldest": "drop-head", "block": "block"}
@@ -273,37 +273,6 @@ class MessageQueue(LinkedQueue):
 COUNTED = ("enqueued", "dequeued", "acknowledged", "rejected", "requeued")
 
 
-class InMemoryQueue(MessageQueue):
-    """A FIFO queue in this process, on ``liap-memory://``, with time to live, delay, bound and dead letters.
-
-    url: default is the settings' broker if it is of that kind.
-    """
-
-    scheme = "liap-memory"
-
-
-class PriorityInMemoryQueue(MessageQueue):
-    """A queue in this process, on ``liap-priority://``: urgent messages first, FIFO among equals.
-
-    url: default is the settings' broker if it is of that kind.
-    """
-
-    scheme = "liap-priority"
-
-
-class BoundedInMemoryQueue(InMemoryQueue):
-    """A FIFO queue in this process with a bound of its own.
-
-    max_size: messages, at least 1; delayed ones count. overflow_strategy: "reject", "drop_oldest" or "block"; see
-    :class:`MessageQueue`.
-    """
-
-    def __init__(
-        self, name: str, max_size: int = 1000, overflow_strategy: OverflowStrategy = "reject", **options: Any
-    ) -> None:
-        super().__init__(name, max_size=max_size, overflow_strategy=overflow_strategy, **options)
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class _Delivery:
     """How a dequeued message is settled by others than its queue's caller."""
@@ -331,6 +300,7 @@ def _settled(received: Any, channel: Any, how: Callable[[Any], None]) -> bool:
 
 
 def as_far_as_readable(received: Any) -> Message:
+    """Return a received message; one that cannot be read has its body as payload."""
     try:
         return message_from(received)
     except Exception:  # noqa: BLE001 - other software may have written anything

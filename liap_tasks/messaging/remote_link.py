@@ -63,7 +63,7 @@ class RemoteLink:
         thread = self._running()
         return await asyncio.shield(asyncio.wrap_future(thread.post(lambda _: operation(thread.new_channel()))))
 
-    def alone(self) -> AbstractContextManager[Any]:
+    def searching(self, queue: str) -> AbstractContextManager[Any]:
         return nullcontext()
 
     async def receive(self, queue: str, timeout: float | None) -> Any:

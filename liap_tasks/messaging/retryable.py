@@ -18,7 +18,8 @@ from liap_tasks.dead_letter_store.letter import Letter
 from liap_tasks.dead_letters import HEADER
 from liap_tasks.errors import DeadLetterError
 from liap_tasks.keys import DEDUPLICATION_HEADER
-from liap_tasks.messaging.dead_letter_queue import DeadLetterEntry, DeadLetterQueue
+from liap_tasks.messaging.dead_letter_entry import DeadLetterEntry
+from liap_tasks.messaging.dead_letter_queue import DeadLetterQueue
 from liap_tasks.messaging.message import RETRY_HEADER, Message, body_of, identity_of, message_from
 from liap_tasks.messaging.queues import MessageQueue
 from liap_tasks.messaging.sending import Outgoing, refuse_delay, send

@@ -379,3 +379,16 @@ async def test_a_policy_that_is_not_enabled_lets_errors_be_raised() -> None:
     with pytest.raises(OSError, match="no"):
         await handler.handle(Message("m"))
     assert await dlq.size() == 0
+
+
+async def test_letters_are_found_by_several_at_once() -> None:
+    queue, ids = InMemoryQueue("q"), []
+    for number in range(40):
+        ids.append(await DeadLetterQueue("dead").add(Message(number)))
+    objects = [DeadLetterQueue("dead") for _ in range(4)]
+
+    sent = await asyncio.gather(*(objects[place % 4].retry(one, queue) for place, one in enumerate(ids)))
+
+    assert sent == [True] * 40
+    assert await queue.size() == 40
+    assert await DeadLetterQueue("dead").size() == 0

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from kombu import Connection
 
-from liap_tasks import ConfigurationError
+from liap_tasks import ConfigurationError, create_app
 from liap_tasks.messaging import (
     BoundedInMemoryQueue,
     DeadLetterQueue,
@@ -428,3 +428,13 @@ async def test_a_queue_object_works_in_one_loop_after_another(broker_url: str) -
         await queue.enqueue(Message(number))
         assert await taking == number
     assert not get_broker(broker_url).engine.queues["q"].unacked
+
+
+async def test_an_app_and_a_queue_object_agree_on_how_a_queue_is_declared(broker_url: str) -> None:
+    app = create_app(main="tests", set_as_current=False)
+    async with MessageQueue("shared") as queue:
+        await queue.enqueue(Message("m"))
+        with app.connection_for_write() as connection, connection.channel() as channel:
+            app.missing_queue("shared").bind(channel).declare()  # would be refused if it differed
+        assert await queue.size() == 1
+    app.close()
