@@ -79,6 +79,13 @@ class Settings(BaseSettings):
         return self.message_queue_url or _URLS[self.message_queue_type]
 
     @property
+    def local_broker_url(self) -> str:
+        """The broker of a program that is one process: ``memory`` and ``priority`` mean that process's own."""
+        if self.message_queue_url is None and self.message_queue_type in ("memory", "priority"):
+            return f"liap-{self.message_queue_type}://"
+        return self.broker_url
+
+    @property
     def dead_letter_policy(self) -> DeadLetterPolicy:
         """What becomes of dead letters that have no policy of their own."""
         return DeadLetterPolicy(

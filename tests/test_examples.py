@@ -12,6 +12,11 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 SHOWN = {
     "quickstart.py": ["settled: 42", "retries_exhausted ['ValueError', 'ValueError', 'ValueError']"],
     "events.py": ["announcer: game.started in room-1", "stumbler: game.started on attempt 2"],
+    "message_queues.py": [
+        "refused: queue 'stakes' is full",
+        "settled: game-1",
+        "kept: game-2 retries_exhausted ['ValueError', 'ValueError', 'ValueError']",
+    ],
     "plain_kombu.py": ["refused: queue 'two' is full", "ready after a minute: [{'move': 1}, {'move': 2}]"],
 }
 

@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Self
 
-from liap_tasks import DeliveryOptions, EmbeddedWorker, LiapTask, MessagePriority, Settings, create_app
+from liap_tasks import DeliveryOptions, EmbeddedWorker, LiapTask, MessagePriority, Settings, create_app, load_settings
 from liap_tasks.policies.durations import Duration
 
 __all__ = ["GameTaskProcessor"]
@@ -20,14 +20,16 @@ class GameTaskProcessor:
     """Runs registered functions in the background.
 
     max_workers: tasks at once, at least 1, default MAX_CONCURRENT_HANDLERS. name: of its queue, and the prefix of its
-    tasks' names; processors of one name and broker share the work. settings: default is the environment's. Raises
-    ValueError for another number.
+    tasks' names; processors of one name and broker share the work. settings: default is the environment's; without
+    MESSAGE_QUEUE_URL the broker is this process's own. Raises ValueError for another number.
     """
 
     def __init__(
         self, max_workers: int | None = None, *, name: str = "game_task_processor", settings: Settings | None = None
     ) -> None:
         self.name = name
+        settings = settings or load_settings()
+        settings = settings.model_copy(update={"message_queue_url": settings.local_broker_url})
         self.app = create_app(settings, main=name, set_as_current=False)
         limit = self.app.settings.max_concurrent_handlers if max_workers is None else max_workers
         self._worker = EmbeddedWorker(self.app, concurrency=limit, queues=[name], pool="asyncio")

@@ -38,10 +38,11 @@ __all__ = ["DeadLetterQueue"]
 class DeadLetterQueue(LinkedQueue):
     """A queue of dead letters.
 
-    name: of the queue, default is the one that the app's dead letters go to. policy: how long a letter is kept
-    (``ttl``; the app's queue keeps them until a worker stores them) and, in a :class:`RetryableDeadLetterQueue`, when
-    it is retried by itself; default is the settings' (DLQ_MAX_RETRIES and the others). url: its broker, default is the
-    settings'. Give it to a queue (``dead_letters=``), and what that rejects, expires or drops comes here too.
+    name: of the queue, default is the one that dead letters of apps and queues go to unless they say otherwise.
+    policy: how long a letter is kept (``ttl``; those of that common queue are kept until a worker stores them) and, in
+    a :class:`RetryableDeadLetterQueue`, when it is retried by itself; default is the settings' (DLQ_MAX_RETRIES and the
+    others). url: its broker, default is that of queue objects; for an app's letters give ``app.conf.broker_url``.
+    Give it to a queue (``dead_letters=``), and what that rejects, expires or drops comes here too.
     Raises ConfigurationError for a broker that would not keep the queue's rules.
     """
 
@@ -61,7 +62,7 @@ class DeadLetterQueue(LinkedQueue):
             declaration = Queue(
                 name, exchange=Exchange(""), routing_key=name, durable=True, queue_arguments={"x-message-ttl": kept}
             )
-        super().__init__(url or settings.broker_url, declaration)
+        super().__init__(url or settings.local_broker_url, declaration)
         self._reader = LetterReader(lambda _: self.policy, {}, self.link.time)
         self._recovered: dict[str, Any] = {}
         self._counts: Counter[str] = Counter()

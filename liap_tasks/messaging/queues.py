@@ -44,12 +44,12 @@ BLOCK_SECONDS = 10.0
 class MessageQueue(LinkedQueue):
     """A queue of any broker of ours by URL, or of RabbitMQ.
 
-    name: of the queue. url: its broker, default is the settings'. max_size: messages that may wait, default
-    MAX_QUEUE_SIZE. overflow_strategy: what becomes of one more; "reject" raises QueueFullError in its publisher,
-    "drop_oldest" makes a dead letter of the oldest, "block" lets its publisher wait for room, up to ``block_timeout``
-    (seconds), and then raises QueueFullError. priorities: deliver urgent messages first. dead_letters: where what is
-    rejected, expired or dropped goes, default is the app's dead-letter queue. bindings: what exchanges (kombu's
-    ``binding``) pass on to it. settings: default is the environment's.
+    name: of the queue. url: its broker, default is the settings', where ``memory`` is this process's own. max_size:
+    messages that may wait, default MAX_QUEUE_SIZE. overflow_strategy: what becomes of one more; "reject" raises
+    QueueFullError in its publisher, "drop_oldest" makes a dead letter of the oldest, "block" lets its publisher wait
+    for room, up to ``block_timeout`` (seconds), and then raises QueueFullError. priorities: deliver urgent messages
+    first. dead_letters: where what is rejected, expired or dropped goes, default is the queue ``dead_letters``.
+    bindings: what exchanges (kombu's ``binding``) pass on to it. settings: default is the environment's.
     Raises ValueError for a value out of bounds, ConfigurationError for a broker that would not keep the queue's rules.
     An object may be used again after it was closed.
     """
@@ -75,7 +75,7 @@ class MessageQueue(LinkedQueue):
         if overflow_strategy not in OVERFLOW_RULES:
             raise ValueError(f"overflow_strategy must be one of {', '.join(OVERFLOW_RULES)}, not {overflow_strategy!r}")
         settings = settings or load_settings()
-        usual = settings.broker_url
+        usual = settings.local_broker_url
         url = url or (usual if self.scheme in (None, urlsplit(usual).scheme) else f"{self.scheme}://")
         self.block_timeout = in_seconds("block_timeout", block_timeout)
         arguments = work_queue_arguments(settings.model_copy(update={"message_queue_url": url}))

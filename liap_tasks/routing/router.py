@@ -176,8 +176,8 @@ class Router:
         """Put a message into the queue of every route that matches, and return the queues' names.
 
         key: what patterns are matched with; a router that looks at the content needs none. A queue that no object was
-        registered for is opened by its name on the settings' broker. Raises RoutingError when there is no queue. What
-        a queue raises (QueueFullError), is raised when the others have the message, several errors as an
+        registered for is opened by its name, as ``MessageQueue(name)``. Raises RoutingError when there is no queue.
+        What a queue raises (QueueFullError) is raised when the others have the message, several errors as an
         ExceptionGroup.
         """
         names = self.destinations(

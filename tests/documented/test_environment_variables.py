@@ -11,8 +11,10 @@ from game_tasks.messaging import (
     AsyncMessageHandler,
     BatchMessageHandler,
     DeadLetterQueue,
+    GameTaskProcessor,
     InMemoryQueue,
     Message,
+    MessageQueue,
     QueueFullError,
     TimeoutHandler,
 )
@@ -50,6 +52,21 @@ def test_the_documented_variables_are_read_and_their_values_are_the_defaults(mon
 
     assert {name.lower() for name in VARIABLES} <= read.model_fields_set
     assert read.model_dump() == defaults.model_dump()
+
+
+@pytest.mark.parametrize("kind", [None, "memory"])
+async def test_memory_is_the_memory_of_this_process(monkeypatch: pytest.MonkeyPatch, kind: str | None) -> None:
+    monkeypatch.delenv("MESSAGE_QUEUE_URL")
+    if kind is not None:
+        monkeypatch.setenv("MESSAGE_QUEUE_TYPE", kind)
+    dlq = DeadLetterQueue("failed_messages")
+    queue = InMemoryQueue("moves", dead_letters=dlq)
+    processor = GameTaskProcessor(max_workers=1)
+
+    urls = {dlq.url, queue.url, MessageQueue("all_events").url, processor.app.settings.broker_url}
+
+    assert urls == {"liap-memory://"}
+    processor.app.close()
 
 
 async def test_queues_and_handlers_go_by_them(monkeypatch: pytest.MonkeyPatch, clock: VirtualClock) -> None:
