@@ -8,10 +8,13 @@ and the next turn is not taken for a repetition of the last.
 A turn is an interval of the schedule, counted from 1970, or a minute for a crontab and for any other schedule. Limit:
 beats that were started at different moments send a turn of an interval schedule up to an interval apart; where that is
 longer than DEDUP_WINDOW_SECONDS the broker has forgotten the first. A warning says so; use a crontab there.
+
+A unique task (``unique=``) is not sent again while its last call waits or runs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -19,7 +22,9 @@ from celery import beat
 from celery.utils.log import get_logger
 
 from liap_tasks.configuration import broker_feature
+from liap_tasks.errors import DuplicateTaskError
 from liap_tasks.keys import key_of
+from liap_tasks.settings import settings_of
 
 __all__ = ["MemoryScheduler", "PersistentScheduler", "turn_of"]
 
@@ -49,7 +54,8 @@ class PersistentScheduler(beat.PersistentScheduler):
         """Send an entry's call."""
         if advance:
             entry = self.reserve(entry)
-        return super().apply_async(for_this_turn(self.app, entry), producer, advance=False, **options)
+        turn, send = for_this_turn(self.app, entry), super().apply_async
+        return unless_it_is_there(turn, lambda: send(turn, producer, advance=False, **options))
 
 
 class MemoryScheduler(beat.Scheduler):
@@ -73,7 +79,8 @@ class MemoryScheduler(beat.Scheduler):
         """Send an entry's call."""
         if advance:
             entry = self.reserve(entry)
-        return super().apply_async(for_this_turn(self.app, entry), producer, advance=False, **options)
+        turn, send = for_this_turn(self.app, entry), super().apply_async
+        return unless_it_is_there(turn, lambda: send(turn, producer, advance=False, **options))
 
 
 def for_this_turn(app: Any, entry: Any) -> Any:
@@ -96,6 +103,17 @@ def for_this_turn(app: Any, entry: Any) -> Any:
     return type(entry)(**{**dict(entry), "args": args, "kwargs": kwargs, "options": options})
 
 
+def unless_it_is_there(entry: Any, send: Callable[[], Any]) -> Any:
+    """Send an entry's call; that of a unique task whose last call is not done yet is left out, which is no error."""
+    try:
+        return send()
+    except beat.SchedulingError as error:
+        if not isinstance(error.__context__, DuplicateTaskError):
+            raise
+        logger.info("entry %r is not sent this time: %s", entry.name, error.__context__)
+        return None
+
+
 def turn_of(schedule: Any, now: datetime) -> int:
     """Return the number of the turn that is sent ``now``: every 30 s, 1970-01-01T00:01:10 -> 2."""
     return int(now.timestamp() // _seconds_of_turn(schedule))
@@ -103,7 +121,7 @@ def turn_of(schedule: Any, now: datetime) -> int:
 
 def warn_of_long_turns(scheduler: Any) -> None:
     """Warn of entries whose turns two beats could send further apart than the broker remembers keys."""
-    window = scheduler.app.settings.dedup_window_seconds
+    window = settings_of(scheduler.app).dedup_window_seconds
     for entry in scheduler.schedule.values():
         if _seconds_of_turn(entry.schedule) > window and _has_key(scheduler.app, entry):
             logger.warning(

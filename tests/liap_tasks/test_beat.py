@@ -18,7 +18,7 @@ import pytest
 from celery.beat import BeatLazyFunc
 from celery.schedules import crontab, schedule
 
-from liap_tasks import EmbeddedWorker, LiapApp, MessagePriority
+from liap_tasks import EmbeddedWorker, LiapApp, MessagePriority, Unique
 from liap_tasks.beat import MemoryScheduler, turn_of
 from liap_tasks.testing import DeadLetters, WorkerClock, isolated
 
@@ -85,6 +85,25 @@ def test_an_entry_s_options_are_those_of_a_call(
     [letter] = dead_letters
     assert (letter.reason, letter.task) == ("expired", "tests.tidy")
     assert ran == []
+
+
+def test_a_unique_task_is_not_sent_again_before_it_is_done(
+    liap_app: LiapApp, virtual_clock: WorkerClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    ran: list[float] = []
+
+    @liap_app.task(name="tests.rare", shared=False, unique=Unique())
+    def rare() -> None:
+        ran.append(virtual_clock.now())
+
+    liap_app.conf.beat_schedule = {"rare": {"task": "tests.rare", "schedule": 10, "options": {"queue": "rare"}}}
+    with EmbeddedWorker(liap_app, queues=["liap_tasks"], beat=True), caplog.at_level(logging.INFO):
+        virtual_clock.advance(30)
+        with EmbeddedWorker(liap_app, queues=["rare"]):
+            virtual_clock.advance(20)
+    assert ran == [30, 40, 50]
+    assert caplog.text.count("is not sent this time") == 2
+    assert "ERROR" not in {record.levelname for record in caplog.records}
 
 
 @pytest.mark.parametrize("by", ["the entry", "the task"])
@@ -212,12 +231,12 @@ def beat(folder: Path, url: str) -> Iterator[Callable[[], str]]:
         )
         try:
             yield lambda: log.read_text(encoding="utf-8")
-            ended = None
-            while ended is None:  # Celery's handler raises, which Python forgets in a finalizer or a callback
+            for _ in range(4):  # Celery's handler raises, which Python forgets in a finalizer or a callback
                 process.send_signal(signal.SIGTERM)
                 with suppress(subprocess.TimeoutExpired):
-                    ended = process.wait(DEADLINE / 4)
-            assert ended == 0
+                    process.wait(DEADLINE / 4)
+                    break
+            assert process.poll() == 0
         finally:
             if process.poll() is None:
                 process.kill()
