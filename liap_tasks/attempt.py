@@ -29,7 +29,7 @@ from liap_tasks.metadata import MAX_ERROR_TEXT, Attempt, deadline_in, shorten
 from liap_tasks.policies import DeadLetter, DeadLetterReason, Retry
 from liap_tasks.policies.deadline import reserved_for_fallback
 from liap_tasks.task_statistics import FILTERED, WAITS, marked_as_dead_letter
-from liap_tasks.time_source import clock_of
+from liap_tasks.time_source import clock_of, virtual_clock_of
 from liap_tasks.timeouts import interrupt_after
 from liap_tasks.unique.running import UniqueAttempt, Wait
 
@@ -139,7 +139,7 @@ def _run_in_time(task: LiapTask, request: Any, args: tuple[Any, ...], kwargs: di
     if limit is None or task.is_coroutine:
         result = task.run(*args, **kwargs)
     else:
-        with interrupt_after(limit, SoftTimeLimitExceeded):
+        with interrupt_after(limit, SoftTimeLimitExceeded, virtual_clock_of(task.app)):
             result = task.run(*args, **kwargs)
     return run_coroutine(task, result, limit) if isinstance(result, Awaitable) else result
 

@@ -40,6 +40,7 @@ from liap_tasks.metadata import MessageMetadata
 from liap_tasks.policies import DeadLetter, DeadLetterReason
 from liap_tasks.settings import settings_of
 from liap_tasks.task import LiapTask
+from liap_tasks.time_source import virtual_clock_of
 from liap_tasks.timeouts import interrupt_after
 
 __all__ = ["BatchItem", "BatchTask", "run_batch"]
@@ -194,7 +195,7 @@ class BatchTask(LiapTask):
         limit: float | None = None if in_prefork_child() else self.soft_time_limit
         guard: AbstractContextManager[Any] = nullcontext()
         if limit and not self.is_coroutine:
-            guard = interrupt_after(limit, SoftTimeLimitExceeded)
+            guard = interrupt_after(limit, SoftTimeLimitExceeded, virtual_clock_of(self.app))
         with guard:
             returned = self.run(items)
         return run_coroutine(self, returned, limit) if isinstance(returned, Awaitable) else returned

@@ -2,8 +2,9 @@
 
 Deadlines, expiries, delays to a moment, due dead letters, retention, the timers of batches and the entries of beat all
 ask it, so that one :class:`transports.VirtualClock`, given to the app and to its in-process broker, moves them all (see
-``liap_tasks/testing/README.md``). Left to the machine's clock: how long a program waits for an answer, reconnecting,
-and measurements.
+``liap_tasks/testing/README.md``). The time limit of a running attempt goes by both clocks, whichever is first there:
+code runs in real time. Left to the machine's clock: how long a program waits for an answer, reconnecting, and
+measurements.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, Protocol
 
 from transports import Clock, SystemClock, VirtualClock
 
-__all__ = ["Cancellable", "call_after", "clock_of"]
+__all__ = ["Cancellable", "call_after", "clock_of", "virtual_clock_of"]
 
 MACHINE: Clock = SystemClock()
 
@@ -30,6 +31,12 @@ def clock_of(app: Any) -> Clock:
     """Return the clock of an app; the machine's for an app that is none of this package."""
     clock: Clock = getattr(app, "time_source", MACHINE)
     return clock
+
+
+def virtual_clock_of(app: Any) -> VirtualClock | None:
+    """Return the clock of an app if it is a virtual one."""
+    clock = clock_of(app)
+    return clock if isinstance(clock, VirtualClock) else None
 
 
 def call_after(clock: Clock, seconds: float, function: Callable[..., object], args: tuple[Any, ...]) -> Cancellable:

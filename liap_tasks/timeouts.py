@@ -24,14 +24,18 @@ from time import monotonic
 from types import TracebackType
 from typing import Any
 
+from transports import VirtualClock
+
 __all__ = ["call_after", "interrupt_after"]
 
 IDLE_SECONDS = 5.0
 TURNS = 100
 
 
-def interrupt_after(seconds: float, error: type[BaseException]) -> AbstractContextManager[Any]:
-    """Raise ``error`` inside this block's thread when it has run for ``seconds`` (> 0).
+def interrupt_after(
+    seconds: float, error: type[BaseException], clock: VirtualClock | None = None
+) -> AbstractContextManager[Any]:
+    """Raise ``error`` inside this block's thread when it has run for ``seconds`` (> 0), also by ``clock`` if given.
 
     The error appears at most once, and never after the block has been left. Blocks may be nested. Use an instance once.
     """
@@ -39,7 +43,7 @@ def interrupt_after(seconds: float, error: type[BaseException]) -> AbstractConte
     if gevent_timeout is not None:
         timeout: AbstractContextManager[Any] = gevent_timeout(seconds, error)
         return timeout
-    return _Interrupt(seconds, error)
+    return _Interrupt(seconds, error, clock)
 
 
 def _gevent_timeout() -> Any:
@@ -83,11 +87,12 @@ class _Interrupt:
     The error appears at most once, and never after the block has been left. Blocks may be nested. Use an instance once.
     """
 
-    __slots__ = ("_error", "_fired", "_lock", "_over", "_seconds", "_thread_id", "deadline")
+    __slots__ = ("_call", "_clock", "_error", "_fired", "_lock", "_over", "_seconds", "_thread_id", "deadline")
 
-    def __init__(self, seconds: float, error: type[BaseException]) -> None:
+    def __init__(self, seconds: float, error: type[BaseException], clock: VirtualClock | None) -> None:
         self._seconds = seconds
         self._error = error
+        self._clock = clock
         self._lock = threading.Lock()
         self._over = False
         self._fired = False
@@ -96,11 +101,12 @@ class _Interrupt:
         self._thread_id = threading.get_ident()
         self.deadline = monotonic() + self._seconds
         _watchdog.add(self)
+        self._call = None if self._clock is None else self._clock.call_after(self._seconds, self.fire)
 
     def fire(self) -> None:
         """Raise the error in the block's thread unless the block has been left."""
         with self._lock:
-            if not self._over:
+            if not (self._over or self._fired):
                 self._fired = True
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(
                     ctypes.c_ulong(self._thread_id), ctypes.py_object(self._error)
@@ -112,6 +118,8 @@ class _Interrupt:
         with self._lock:
             self._over = True
         _watchdog.remove(self)
+        if self._call is not None:
+            self._call.cancel()
         if self._fired:
             # It has been raised in the block, or is still pending and comes at the next turn of a loop: let it come
             # here. (Taking it back, with None, would leave CPython 3.11's eval loop looking for it for ever.)

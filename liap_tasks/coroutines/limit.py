@@ -22,6 +22,8 @@ from celery.utils.log import get_logger
 
 from liap_tasks.coroutines.loop_deadlines import Deadlines
 from liap_tasks.errors import CoroutineCancelledError
+from liap_tasks.time_source import Cancellable
+from transports import VirtualClock
 
 __all__ = ["LimitedCoroutine", "terminated"]
 
@@ -31,11 +33,14 @@ logger = get_logger("liap_tasks.coroutines")
 class LimitedCoroutine(Coroutine[Any, Any, Any]):
     """A coroutine that can be timed out, terminated and, when it heeds neither, abandoned.
 
-    limit: seconds from :meth:`arm` on, None for no limit. grace: seconds it then has to end. named: for the log.
+    limit: seconds from :meth:`arm` on, None for no limit; by ``clock`` too if it is given. grace: seconds it then has
+    to end. named: for the log.
     """
 
     __slots__ = (
         "_abandon",
+        "_call",
+        "_clock",
         "_coroutine",
         "_deadlines",
         "_due",
@@ -48,8 +53,17 @@ class LimitedCoroutine(Coroutine[Any, Any, Any]):
         "task",
     )
 
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], limit: float | None, grace: float, named: object) -> None:
+    def __init__(
+        self,
+        coroutine: Coroutine[Any, Any, Any],
+        limit: float | None,
+        grace: float,
+        named: object,
+        clock: VirtualClock | None = None,
+    ) -> None:
         self._coroutine = coroutine
+        self._clock = clock
+        self._call: Cancellable | None = None
         self._grace = grace
         self._due: BaseException | None = None
         self._expired = False
@@ -70,14 +84,26 @@ class LimitedCoroutine(Coroutine[Any, Any, Any]):
         self._deadlines = deadlines
         if self._limit:
             deadlines.add(self, self._limit)
+            if self._clock is not None:
+                self._call = self._clock.call_after(self._limit, self._expire_from_afar)
 
     def disarm(self) -> None:
         """Stop the clock."""
+        if self._call is not None:
+            self._call.cancel()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         elif self._limit:
             self._deadlines.remove(self, self._limit)
+
+    def _expire_from_afar(self) -> None:
+        """Called in the thread that advances a virtual clock."""
+        self._deadlines.loop.call_soon_threadsafe(self._expire_unless_done)
+
+    def _expire_unless_done(self) -> None:
+        if not self.task.done():
+            self.expire()
 
     # -- ending it from outside, on the loop's thread ----------------------------------------------------------
 

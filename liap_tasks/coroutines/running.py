@@ -34,6 +34,7 @@ from liap_tasks.coroutines.limit import LimitedCoroutine
 from liap_tasks.coroutines.loop_beside import as_current, gevent_shares_threads, run_beside
 from liap_tasks.coroutines.loop_deadlines import Deadlines
 from liap_tasks.coroutines.loop_thread import await_in_greenlet, current_driver
+from liap_tasks.time_source import virtual_clock_of
 
 if TYPE_CHECKING:
     from liap_tasks.task import LiapTask
@@ -56,7 +57,9 @@ def run_coroutine(task: LiapTask, awaitable: Awaitable[Any], limit: float | None
     prefork child.
     """
     coroutine = awaitable if isinstance(awaitable, Coroutine) else _wait_for(awaitable)
-    limited = LimitedCoroutine(coroutine, limit, task.grace, _Attempt(task.name, task.request.id))
+    limited = LimitedCoroutine(
+        coroutine, limit, task.grace, _Attempt(task.name, task.request.id), virtual_clock_of(task.app)
+    )
     driver = current_driver()
     if driver is not None:
         return await_in_greenlet(driver, limited)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -181,6 +183,43 @@ def test_a_rescheduled_call_runs_when_it_was_moved_to(
     assert schedule.reschedule(liap_app, call.id, eta=listed.due + timedelta(seconds=90))
     virtual_clock.advance_to(listed.due + timedelta(seconds=91))
     assert seen == [("x", 100)]
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+@pytest.mark.parametrize("liap_worker_options", [{"pool": "asyncio"}, {"pool": "threads"}])
+def test_a_task_that_never_ends_runs_out_of_its_time_or_that_of_its_call(
+    liap_app: LiapApp,
+    virtual_clock: WorkerClock,
+    liap_worker: EmbeddedWorker,
+    dead_letters: DeadLetters,
+    asynchronous: bool,
+) -> None:
+    begun = threading.Semaphore(0)
+    options: dict[str, Any] = {"shared": False, "retry_policy": NEVER, "timeout": 30, "ignore_result": False}
+
+    @liap_app.task(name="tests.async_loop", fallback=lambda: "the fallback", **options)
+    async def async_loop() -> None:
+        begun.release()
+        await asyncio.Event().wait()
+
+    @liap_app.task(name="tests.loop", fallback=lambda: "the fallback", **options)
+    def loop() -> None:
+        begun.release()
+        while True:
+            time.sleep(0.001)
+
+    task = async_loop if asynchronous else loop
+    limited, asked = task.delay(), task.apply_async(answer_within=20)
+    for _ in range(2):
+        assert begun.acquire(timeout=60)
+    virtual_clock.advance(20, settle=False)
+    assert asked.get(timeout=60) == "the fallback"
+    virtual_clock.advance(9.9, settle=False)
+    assert not limited.ready()
+    virtual_clock.advance(0.1, settle=False)
+    assert limited.get(timeout=60) == "the fallback"
+    virtual_clock.advance(3600)
+    assert not dead_letters
 
 
 def test_a_worker_that_does_not_come_to_rest_is_named(
