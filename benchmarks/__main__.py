@@ -25,10 +25,12 @@ from rich.table import Table
 from benchmarks import (
     async_side,
     batch_side,
+    broker_side,
     dead_letter_side,
     engine_side,
     event_side,
     journal_side,
+    peer_side,
     replay_side,
     routing_side,
 )
@@ -39,6 +41,7 @@ from benchmarks.measure import Figure, interleaved
 SECTIONS: tuple[tuple[str, str, Callable[[float, int], list[Figure]]], ...] = (
     ("engine", "engine alone, one thread", engine_side.rows),
     ("journal", "the journal of a served broker, one thread", journal_side.rows),
+    ("broker", "the served broker, one client", broker_side.rows),
     ("routing", "routing, one thread", routing_side.rows),
     ("events", "events, publisher and subscribers in one process", event_side.rows),
     ("async", "the asyncio pool, one process", async_side.rows),
@@ -47,6 +50,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[float, int], list[Figure]]], ...] = (
     ("replay", "sending dead letters back, one thread", replay_side.rows),
 )
 
+PEERS = "peers"
 STOCK = "memory"
 COLUMNS = {
     "liap-memory": ("liap-memory:///bench", False),
@@ -162,7 +166,9 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a smoke test: small numbers, one take")
-    parser.add_argument("--only", choices=["celery", *(name for name, _, _ in SECTIONS)], help="just this section")
+    parser.add_argument(
+        "--only", choices=["celery", PEERS, *(name for name, _, _ in SECTIONS)], help="just this section"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     chosen = parser.parse_args()
     logging.disable(logging.WARNING)
@@ -175,6 +181,11 @@ def main() -> None:
         rows = celery_rows(scale, repeat)
         taken["celery"] = [asdict(row) for row in rows]
         show(console, celery_table(rows), caption)
+    # Minutes of real processes: not for a smoke test.
+    if chosen.only == PEERS or (chosen.only is None and not chosen.quick):
+        peers = peer_side.measure(scale, repeat)
+        taken[PEERS] = [{"peer": name, "figures": str(figures)} for name, figures in peers.items()]
+        show(console, peer_side.table(peers), caption)
     for name, title, measure in SECTIONS:
         if chosen.only in (None, name):
             figures = measure(scale, repeat)

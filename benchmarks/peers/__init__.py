@@ -1,0 +1,1 @@
+"""The programs that run in the worker and publisher processes of :mod:`benchmarks.peer_side`."""
