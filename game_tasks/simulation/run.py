@@ -85,8 +85,9 @@ class _Simulation:
                     )
                 except Exception as error:  # noqa: BLE001 - it fails the account, which is shown
                     self.failure = error
-            all_seen = self.account.wait_for_all(DELIVERY_SECONDS)
-            counted = self._wait_for_subscribers()
+            patience = DELIVERY_SECONDS if self.failure is None else 0.0
+            all_seen = self.account.wait_for_all(patience)
+            counted = self._wait_for_subscribers(patience)
             seconds = time.monotonic() - began
             letters = len(dead_letters.peek(app))
             refused = sum(numbers["refused"] for numbers in queue_statistics(app).values())
@@ -113,9 +114,9 @@ class _Simulation:
         if not self.account.wait_for_room(EVENTS_ON_THEIR_WAY, DELIVERY_SECONDS):
             raise StalledError(f"{self.account.on_their_way} events on their way, and none arrives")
 
-    def _wait_for_subscribers(self) -> dict[str, int]:
-        """Wait until every subscriber has had its events, and return how many each has."""
-        deadline = time.monotonic() + DELIVERY_SECONDS
+    def _wait_for_subscribers(self, patience: float) -> dict[str, int]:
+        """Wait until every subscriber has had its events, ``patience`` seconds at most; return how many each has."""
+        deadline = time.monotonic() + patience
         while True:
             counted = {name: app.task_statistics[name]["succeeded"] for name in self.account.expected}
             if counted == dict(self.account.expected) or time.monotonic() > deadline:

@@ -33,6 +33,43 @@ def test_a_few_rooms_are_played_to_the_end_and_every_claim_holds() -> None:
     assert "\x1b" not in done.stdout
 
 
+SABOTAGE = """
+import sys
+from game_tasks.__main__ import main
+from game_tasks.events import GameEventType
+from game_tasks.simulation import run
+
+publish = run.publish
+
+def forgetful(event):
+    if event.event_type is GameEventType.GAME_STARTED:
+        return None
+    if event.event_type is GameEventType.GAME_ENDED:
+        publish(event)
+    return publish(event)
+
+run.publish = forgetful
+run.DELIVERY_SECONDS = 1.0
+sys.exit(main(["simulate", "--rooms", "1"]))
+"""
+
+
+def test_a_lost_and_a_doubled_event_make_the_simulation_fail_and_are_named() -> None:
+    done = subprocess.run([sys.executable, "-c", SABOTAGE], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1, done.stdout + done.stderr
+    failed = [
+        line.split("|")[1].strip() for line in done.stdout.splitlines() if line.startswith("| ") and "| NO " in line
+    ]
+    assert failed == [
+        "no event was lost",
+        "none came twice, none out of order in its room",
+        "each subscriber had each of its events once",
+        "the archive holds each event once",
+    ]
+    assert "came when" in done.stdout
+    assert "came again or too late" in done.stdout
+
+
 def test_a_simulation_of_no_rooms_is_refused() -> None:
     done = simulate("--rooms", "0")
     assert done.returncode == 2
