@@ -8,7 +8,7 @@ import pytest
 
 from tests.transports.conftest import Connect
 from tests.transports.in_process_client import DEADLINE, declare, publish
-from transports import VirtualClock, reset_broker
+from transports import VirtualClock, discard_broker, get_broker, reset_broker
 from transports import shared as shared_module
 from transports.shared import SharedBroker
 
@@ -92,3 +92,23 @@ def test_a_virtual_clock_needs_no_thread() -> None:
     assert broker._timer is None
     clock.advance(1)
     assert broker.engine.queues == {}
+
+
+def test_a_discarded_broker_has_no_timer_and_the_next_one_is_empty(connect: Connect, broker: SharedBroker) -> None:
+    channel = connect().channel()
+    declare(channel, "q")
+    publish(channel, "q", properties={"expiration": "3600000"})
+    timer = timer_of(broker)
+    url = f"liap-memory:///{broker.engine.vhost}"
+    assert get_broker(url) is broker
+
+    discard_broker(url)
+    discard_broker(url)
+
+    timer.join(DEADLINE)
+    assert not timer.is_alive()
+    publish(channel, "q", properties={"expiration": "10"})
+    assert broker._timer is None
+    assert channel.queue_stats("q")["q"]["enqueued"] == 2  # who is connected keeps it
+    assert get_broker(url).engine.queues == {}
+    discard_broker(url)

@@ -84,3 +84,41 @@ def test_the_system_clock_does_not_go_back() -> None:
 
     assert readings == sorted(readings)
     assert clock.time() > 1_700_000_000
+
+
+def test_a_call_is_made_at_its_time_by_who_advances_the_clock() -> None:
+    clock = VirtualClock()
+    made: list[tuple[str, float]] = []
+    clock.call_after(5, lambda name: made.append((name, clock.now())), ("later",))
+    clock.call_after(2, lambda: clock.call_after(1, made.append, (("nested", 3.0),)))
+    cancelled = clock.call_after(4, made.append, (("never", 4.0),))
+    cancelled.cancel()
+
+    clock.advance(4.9)
+    assert made == [("nested", 3.0)]
+    clock.advance(0.1)
+    assert made == [("nested", 3.0), ("later", 5.0)]
+    cancelled.cancel()
+
+
+def test_before_each_step_one_can_wait_for_what_the_last_has_started() -> None:
+    clock = VirtualClock()
+    started: list[float] = []
+    clock.call_after(1, lambda: started.append(clock.now()))
+
+    def finish() -> None:
+        if started == [1.0]:  # what was started sets another timer
+            started.append(0.0)
+            clock.call_after(2, lambda: started.append(clock.now()))
+
+    clock.advance(10, before_each=finish)
+    assert started == [1.0, 0.0, 3.0]
+
+
+def test_a_detached_host_fires_no_more() -> None:
+    clock = VirtualClock()
+    host = Host(clock, 1.0, 2.0)
+    clock.advance(1)
+    clock.detach(host)
+    clock.advance(5)
+    assert host.fired == [1.0]
