@@ -145,6 +145,7 @@ def celery_configuration(settings: Settings) -> dict[str, Any]:
     """Return Celery's configuration for these settings."""
     url = settings.broker_url
     in_process = broker_feature(url, "in_process")
+    ours = urlsplit(url).scheme.startswith("liap-")
     return {
         "broker_url": url,
         "broker_connection_retry_on_startup": True,
@@ -159,9 +160,9 @@ def celery_configuration(settings: Settings) -> dict[str, Any]:
         "task_acks_on_failure": True,
         "task_acks_on_timeout": True,
         "task_track_started": False,
-        # Monitors (Flower) want both; on a broker in this process they would double every publish for nobody.
-        "task_send_sent_event": not in_process,
-        "worker_send_task_events": not in_process,
+        # On a broker of ours events would be most of the traffic; a monitor (Flower) asks workers for them.
+        "task_send_sent_event": not ours,
+        "worker_send_task_events": not ours,
         "worker_concurrency": chosen_concurrency(settings),
         "worker_consumer": "liap_tasks.worker.consumer:LiapConsumer",
         "worker_prefetch_multiplier": 4,

@@ -1,9 +1,9 @@
-"""The lane: a channel of an in-process broker, kept at hand for publishing.
+"""The lane: a channel of a broker of ours, kept at hand for publishing.
 
 kombu takes a producer from a pool for each publish, binds the queue's declaration to its channel, and wraps the send
-in a loop that reconnects. With a broker in this process there is nothing to reconnect to: any thread may publish on
-one channel, and a publish has arrived when it returns. What was declared is remembered for as long as the channel is
-open, as kombu remembers it for as long as its connection is.
+in a loop that reconnects. On our transports any thread may publish on one channel, and a publish has arrived when it
+returns. What was declared is remembered for as long as the channel is open, as kombu remembers it for as long as its
+connection is. A connection that was lost is an error here, and its call is left to kombu's loop.
 
 The channel is that of a connection of the app's own pool, given back at once: closing the pool closes it, and the next
 publish takes another. Where there is no such channel (another broker, no pool) :meth:`Lane.channel` returns None and
@@ -108,11 +108,13 @@ class Lane:
                 app: Any = self._app
                 url = app.conf.broker_write_url or app.conf.broker_url
                 # The pool is that of the write URL; without a limit it closes what is given back.
-                self._usable = broker_feature(url, "in_process") and bool(app.conf.broker_pool_limit)
+                self._usable = broker_feature(url, "shared_channels") and bool(app.conf.broker_pool_limit)
             if not self._usable:
                 return None
             if self._current is None or not self._current.is_open:
                 pool: Any = self._app.pool
                 with pool.acquire(block=True) as connection:
+                    if not connection.connected:
+                        connection.connect()  # once: whoever calls has a way to try again
                     self._current = LaneChannel(connection.default_channel)
             return self._current

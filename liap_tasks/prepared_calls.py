@@ -216,7 +216,8 @@ class PreparedCalls:
         ignored = options.get("ignore_result")
         if not ignored and not self._expect_reply(lane, backend):
             return None
-        task_id = given.get("task_id") or uuid()
+        # Kept for Celery, should the broker be lost before it has confirmed: the same call then, not another.
+        task_id = options["task_id"] = given.get("task_id") or uuid()
         check_queue_honours_keys(name, headers, route.queue)
         message = app.amqp.create_task_message(
             task_id,

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from liap_tasks import DeliveryOptions, LiapApp, MessagePriority, RoutingError
 from liap_tasks.routing import ContentRouter, DirectRouter, Router
 from tests.liap_tasks.conftest import Outcomes
 from transports import BrokerUnavailableError, InvalidArgumentError, QueueFullError
+from transports.broker import BrokerThread
 from transports.engine import Clock
 
 NOW = datetime.now(UTC)  # time stands still while the two messages are made
@@ -369,3 +371,21 @@ def test_results_reach_a_caller_whose_reply_queue_had_gone(app: LiapApp) -> None
         app.backend.result_consumer.stop()  # its queue goes with it
         app.backend.result_consumer._consumer = None
         assert double.delay(2).get(timeout=10) == 4
+
+
+def nothing() -> None: ...
+
+
+def test_calls_go_on_when_a_served_broker_has_been_replaced(
+    new_app: Callable[..., LiapApp], tmp_path: Path, stats: Callable[..., Any]
+) -> None:
+    path = str(tmp_path / "b.sock")
+    with BrokerThread(path):
+        app = new_app(message_queue_url=f"liap-broker://{path}")
+        task = app.task(name="over_the_lane", shared=False)(nothing)
+        task.delay()
+        assert app.lane.channel() is not None
+    with BrokerThread(path):
+        task.delay()
+        assert stats(app)["ready"] == 1
+        app.close()

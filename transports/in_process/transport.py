@@ -40,6 +40,7 @@ class MemoryTransport(base.Transport):
         message_groups=True,
         deduplication=True,
         in_process=True,
+        shared_channels=True,
     )
 
     def driver_version(self) -> str:

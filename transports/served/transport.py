@@ -55,6 +55,7 @@ class ServedTransport(base.Transport):
         message_groups=True,
         deduplication=True,
         in_process=False,
+        shared_channels=True,
     )
 
     def driver_version(self) -> str:
