@@ -1,11 +1,13 @@
-"""A process that works on a journal until it is killed and says what it has committed: one line for each commit.
+"""Processes that work on a journal until they are killed and say what they have committed.
 
-``python -m tests.transports.journal.busy_broker PATH SEED``; a line is ``+ body ...`` for what was published and
-``- body ...`` for what was acknowledged, written to the standard output when the commit has returned.
+``python -m tests.transports.journal.busy_broker PATH`` starts one for each line (a seed) on its standard input. It says
+``pid N``, then for each commit, before it, ``? body ...`` (about to be acknowledged), and when it has returned
+``+ body ...`` (published) and ``- body ...`` (acknowledged); after its end ``over``.
 """
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 
@@ -15,35 +17,44 @@ from transports.engine import Broker, Sink
 
 
 def main() -> None:
-    path, seed = sys.argv[1:]
+    for seed in sys.stdin:
+        child = os.fork()  # a start of the interpreter would take longer than what is tried here
+        if not child:
+            work(sys.argv[1], seed.strip())
+        os.waitpid(child, 0)
+        say("over")
+
+
+def say(*words: object) -> None:
+    """Write one line in one piece (it is shorter than what a pipe takes at once)."""
+    os.write(1, (" ".join(map(str, words)) + "\n").encode())
+
+
+def work(path: str, seed: str) -> None:
     rng = random.Random(seed)
     journal = FileJournal(path, segment_bytes=16 * 1024)
     brokers = journal.recover(lambda vhost: Broker(vhost, journal=journal))
     broker = brokers.get("/") or Broker(journal=journal)
-    connection = broker.connect()
-    broker.declare_queue(connection, "q", durable=True)
-    channel = broker.open_channel(connection, Sink())
+    broker.declare_queue(broker.connect(), "q", durable=True)
+    channel = broker.open_channel(broker.connect(), Sink())
     journal.commit()
-    print("ready", flush=True)
+    say("pid", os.getpid())
     serial = 0
     while True:
         published, acknowledged = [], []
         for _ in range(rng.randrange(1, 30)):
             serial += 1
-            body = f"{seed}.{serial}"
-            broker.publish(carried(body.encode() + b" " * rng.randrange(300), "q"))
-            published.append(body)
+            published.append(f"{seed}.{serial}")
+            broker.publish(carried(published[-1].encode() + b" " * rng.randrange(300), "q"))
         for _ in range(rng.randrange(1, 30)):
             got = broker.get(channel, "q")
             if got is not None:
                 acknowledged.append(got.entry.message.body.decode().strip())
                 broker.ack(channel, got.delivery_tag)
-        print("try -", *acknowledged)
-        sys.stdout.flush()
+        say("?", *acknowledged)
         journal.commit()
-        print("+", *published)
-        print("-", *acknowledged)
-        sys.stdout.flush()
+        say("+", *published)
+        say("-", *acknowledged)
         journal.compact_step()
 
 

@@ -50,8 +50,21 @@ def carried(
     )
 
 
+class PausedBroker(Broker):
+    """An engine in which nothing falls due until somebody says so."""
+
+    paused = False
+
+    def _run_due(self) -> None:
+        if not self.paused:
+            super()._run_due()
+
+
 class StoredBroker:
-    """An engine, its journal, its clock and one connection."""
+    """An engine, its journal, its clock and one connection.
+
+    paused: what has fallen due while it was away does not happen before :meth:`go_on`.
+    """
 
     def __init__(
         self,
@@ -59,12 +72,14 @@ class StoredBroker:
         *,
         clock: VirtualClock | None = None,
         family: list[StoredBroker] | None = None,
+        paused: bool = False,
         **options: Any,
     ) -> None:
         self.path = path
         self.family = [] if family is None else family  # this one, and those that came back from it
         self.family.append(self)
         self.options = options
+        self.paused = paused
         self.clock = clock or VirtualClock()
         self.journal = FileJournal(path, clock=self.clock, **options)
         self.hosts = self.journal.recover(self.make)
@@ -75,9 +90,18 @@ class StoredBroker:
 
     def make(self, vhost: str) -> Broker:
         """Return an empty broker on the journal."""
-        broker = Broker(vhost, clock=self.clock, journal=self.journal)
+        broker = PausedBroker(vhost, clock=self.clock, journal=self.journal)
+        broker.paused = self.paused
         self.clock.attach(broker)
         return broker
+
+    def go_on(self) -> None:
+        """Let happen what has fallen due."""
+        self.paused = False
+        for broker in (self.engine, *self.hosts.values()):
+            assert isinstance(broker, PausedBroker)
+            broker.paused = False
+            broker.run_due()
 
     # -- words for tests ---------------------------------------------------------------------------------------
 
@@ -142,12 +166,12 @@ class StoredBroker:
         clock = VirtualClock(start=self.clock.time() + down)
         return StoredBroker(copy, clock=clock, family=self.family, **{**self.options, **options})
 
-    def restarted(self, *, down: float = 0.0) -> StoredBroker:
+    def restarted(self, **options: Any) -> StoredBroker:
         """Return the broker that comes back after an orderly end."""
         self.engine.close_connection(self.connection)
         self.journal.close()
-        clock = VirtualClock(start=self.clock.time() + down)
-        return StoredBroker(self.path, clock=clock, family=self.family, **self.options)
+        clock = VirtualClock(start=self.clock.time())
+        return StoredBroker(self.path, clock=clock, family=self.family, **{**self.options, **options})
 
     def close(self) -> None:
         """End it and all that came back from it."""
@@ -168,11 +192,12 @@ class StoredBroker:
                     "arguments": queue.arguments,
                     "auto_delete": queue.auto_delete,
                     "entries": sorted(_entry(entry, offset) for entry in entries if entry.message.persistent),
-                    "stranded": [
-                        (letter.message.body, letter.reason, letter.target)
+                    # The order in which they are tried again is no promise.
+                    "stranded": sorted(
+                        (letter.message.body, letter.reason, letter.target or "")
                         for letter in queue.stranded
                         if letter.message.persistent
-                    ],
+                    ),
                 }
         exchanges = {}
         for name, exchange in self.engine.exchanges.items():
