@@ -6,7 +6,7 @@ it counts as a dead letter: it is shown, can be cancelled, recovered or sent at 
 delayed messages.
 
 Which letters: those of a reason that may pass (``DeadLetterPolicy.retry_reasons``), ``max_retries`` times over all
-their lives; the others wait for somebody.
+their lives; the others, and those of messages with a deadline, wait for somebody.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class RetryableDeadLetterQueue(DeadLetterQueue):
         target = self._retry_queue(record["queue"])
         replays, now = message.metadata.replays, float(record["at"])
         due = policy.retry_at(record["reason"], replays=replays, died_at=now)
-        if target is not None and due is not None:
+        if target is not None and due is not None and message.metadata.deadline is None:  # else nobody waits any more
             try:
                 await self._schedule(target, message, record, due - now)
             except QueueFullError:

@@ -248,7 +248,8 @@ async def test_letters_that_would_die_again_wait_for_somebody(clock: VirtualCloc
     dlq = retryable(queue)
     await dlq.add(await taken_from(queue), DeadLetterReason.VALIDATION_FAILED)
     await dlq.add(Message("of a queue without retries"), TRANSIENT, original_queue="other")
-    assert [entry.retry_at for entry in await dlq.inspect()] == [None, None]
+    await dlq.add(await taken_from(queue, "nobody waits for it any more", answer_within=60), TRANSIENT)
+    assert [entry.retry_at for entry in await dlq.inspect()] == [None, None, None]
 
 
 async def test_a_cancelled_retry_leaves_the_letter_as_it_died(clock: VirtualClock) -> None:
