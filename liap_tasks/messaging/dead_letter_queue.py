@@ -24,7 +24,7 @@ from liap_tasks.dead_letter_store.sending import publish_replay
 from liap_tasks.dead_letters import HEADER, death_record, look_into
 from liap_tasks.errors import DeadLetterError
 from liap_tasks.messaging.dead_letter_entry import DeadLetterEntry
-from liap_tasks.messaging.link import LinkedQueue
+from liap_tasks.messaging.linked_queue import LinkedQueue
 from liap_tasks.messaging.message import Message, body_of, identity_of
 from liap_tasks.messaging.queues import MessageQueue, as_far_as_readable
 from liap_tasks.messaging.sending import Outgoing, refused_by, send

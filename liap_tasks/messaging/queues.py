@@ -23,7 +23,7 @@ from kombu import Exchange, Producer
 
 from liap_tasks.configuration import WorkQueue, dead_letter_queue, work_queue_arguments
 from liap_tasks.dead_letters import death_record, look_into, publish_received
-from liap_tasks.messaging.link import LinkedQueue
+from liap_tasks.messaging.linked_queue import LinkedQueue
 from liap_tasks.messaging.message import Message, identity_of, message_from, own_headers
 from liap_tasks.messaging.room import RoomLine
 from liap_tasks.messaging.sending import Outgoing, outgoing, send
