@@ -74,25 +74,17 @@ class Journal(Protocol):
     def exchange_deleted(self, vhost: str, exchange: Exchange) -> None:
         """Note that an exchange is gone, with the bindings from it and to it."""
 
-    def bound(
+    def binding_changed(
         self,
         vhost: str,
         source: Exchange,
         destination: Queue | Exchange,
         routing_key: str,
         arguments: Mapping[str, Any],
+        *,
+        exists: bool,
     ) -> None:
-        """Note a new binding."""
-
-    def unbound(
-        self,
-        vhost: str,
-        source: Exchange,
-        destination: Queue | Exchange,
-        routing_key: str,
-        arguments: Mapping[str, Any],
-    ) -> None:
-        """Note that a binding was removed by itself (not because one of its ends is gone)."""
+        """Note a new binding, or that one was removed by itself (not because one of its ends is gone)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -166,18 +166,17 @@ class Topology:
             self._journal_binding(exchange, target, routing_key, arguments)
 
     def _journal_binding(
-        self, source: Exchange, target: Queue | Exchange, routing_key: str, arguments: Mapping[str, Any] | None
+        self,
+        source: Exchange,
+        target: Queue | Exchange,
+        routing_key: str,
+        arguments: Mapping[str, Any] | None,
+        *,
+        exists: bool = True,
     ) -> None:
-        """Note a new binding to something that survives."""
+        """Note that a binding to something that survives is there, or no longer."""
         if source.durable and self._journal is not None:
-            self._journal.bound(self.vhost, source, target, routing_key, arguments or {})
-
-    def _journal_unbinding(
-        self, source: Exchange, target: Queue | Exchange, routing_key: str, arguments: Mapping[str, Any] | None
-    ) -> None:
-        """Note the end of a binding to something that survives."""
-        if source.durable and self._journal is not None:
-            self._journal.unbound(self.vhost, source, target, routing_key, arguments or {})
+            self._journal.binding_changed(self.vhost, source, target, routing_key, arguments or {}, exists=exists)
 
     def unbind_exchange(
         self, destination: str, source: str, routing_key: str = "", arguments: Mapping[str, Any] | None = None
@@ -186,7 +185,7 @@ class Topology:
         exchange, target = self.exchanges.get(source), self.exchanges.get(destination)
         if exchange is not None and target is not None and exchange.unbind(target, routing_key, arguments):
             if target.durable:
-                self._journal_unbinding(exchange, target, routing_key, arguments)
+                self._journal_binding(exchange, target, routing_key, arguments, exists=False)
             self._auto_delete_exchange(exchange)
 
     def _exchange(self, name: str) -> Exchange:
@@ -314,7 +313,7 @@ class Topology:
             self._check_owner(queue, connection)
             if source.unbind(queue, routing_key, arguments):
                 if queue.log is not None:
-                    self._journal_unbinding(source, queue, routing_key, arguments)
+                    self._journal_binding(source, queue, routing_key, arguments, exists=False)
                 self._auto_delete_exchange(source)
 
     def purge_queue(self, connection: ClientConnection, name: str) -> int:

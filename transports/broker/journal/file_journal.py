@@ -161,25 +161,19 @@ class FileJournal:
     def exchange_deleted(self, vhost: str, exchange: Exchange) -> None:
         self._define(["delete exchange", vhost, exchange.name])
 
-    def bound(
+    def binding_changed(
         self,
         vhost: str,
         source: Exchange,
         destination: Queue | Exchange,
         routing_key: str,
         arguments: Mapping[str, Any],
+        *,
+        exists: bool,
     ) -> None:
-        self._define(["binding", *_ends(vhost, source, destination), routing_key, dict(arguments)])
-
-    def unbound(
-        self,
-        vhost: str,
-        source: Exchange,
-        destination: Queue | Exchange,
-        routing_key: str,
-        arguments: Mapping[str, Any],
-    ) -> None:
-        self._define(["unbind", *_ends(vhost, source, destination), routing_key, dict(arguments)])
+        what = "binding" if exists else "unbind"
+        to_queue = isinstance(destination, Queue)
+        self._define([what, vhost, source.name, to_queue, destination.name, routing_key, dict(arguments)])
 
     def _define(self, definition: Definition) -> None:
         self._batch.define(definition)
@@ -278,9 +272,9 @@ class FileJournal:
         self._keeper.submit(self._settle_files, dead)
 
     def _settle_files(self, dead: list[Segment]) -> None:
-        """Sync what has been written, then remove files whose living messages are in it; in the keeper's thread."""
+        """Sync what has been written, then remove files whose messages are in it or gone; in the keeper's thread."""
         try:
-            self._writer.sync()
+            self._writer.sync(sealed_only=not dead)
             for segment in dead:
                 path = self._directory.file(segment.number)
                 try:
@@ -337,7 +331,3 @@ def _without_collection() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
-
-
-def _ends(vhost: str, source: Exchange, destination: Queue | Exchange) -> tuple[str, str, bool, str]:
-    return vhost, source.name, isinstance(destination, Queue), destination.name
