@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from kombu import Connection
 
 import transports
 from tests.transports.conftest import URL, Connect
+from tests.transports.forking import in_child
 from tests.transports.in_process_client import declare, drain_all, publish, ready
 from transports import BrokerUnavailableError
 
@@ -23,26 +23,6 @@ pytestmark = [
     # Python 3.12 and later warn of forking a process with threads, which is what is tried here.
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
 ]
-
-
-def in_child(work: Callable[[], str]) -> str:
-    """Return what ``work`` returns, or the error it raises, in a child made by os.fork."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        signal.alarm(10)  # a child that hangs ends, and the parent reads nothing
-        try:
-            answer = work()
-        except BaseException as error:  # noqa: BLE001 - reported to the parent
-            answer = f"{type(error).__name__}: {error}"
-        os.write(writing, answer.encode())
-        os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        answer = pipe.read().decode()
-    _, status = os.waitpid(child, 0)
-    assert status == 0, f"the child ended with status {status} after {answer!r}"
-    return answer
 
 
 def uses(channel: Any, connection: Connection, message: Any) -> dict[str, Callable[[], Any]]:

@@ -143,6 +143,7 @@ class Session(asyncio.BufferedProtocol):
         self._frame_begun = 0
         self._hang_up_timer: asyncio.TimerHandle | None = None
         self._going_on = False
+        self._left = False  # frames that have been read and not worked on
         self._unconfirmed_refusals = 0
         self._wrong_settlements = 0
 
@@ -214,12 +215,20 @@ class Session(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         if self._closing:
             return
-        reader = self._reader
         self._heard = self.server.loop.time()
+        self._work_on(memoryview(self.server.read_buffer)[:nbytes])
+
+    def _work_on(self, data: bytes | memoryview) -> None:
+        reader = self._reader
+        frames = reader.feed(data)
         try:
-            for fields in reader.feed(memoryview(self.server.read_buffer)[:nbytes]):
+            for fields in frames:
                 self._take(fields)
                 if self._closing:
+                    break
+                if self.out_bytes > 2 * SEND_HIGH:  # few bytes can ask for much: the rest has to wait
+                    frames.close()
+                    self._left = True
                     break
         except (FrameError, ProtocolError) as error:
             self.drop(str(error))
@@ -229,6 +238,10 @@ class Session(asyncio.BufferedProtocol):
         if reader.unfinished and self._frame_timer is None:
             self._await_frame()
         self.server.flush()
+
+    def _go_on_working(self) -> None:
+        if not self._closing:
+            self._work_on(b"")
 
     def _await_frame(self) -> None:
         """Watch over a frame that has come in part: whoever begins one has to end it."""
@@ -483,6 +496,9 @@ class Session(asyncio.BufferedProtocol):
                 self._watch_for_hang_up()
             else:
                 self._transport.resume_reading()
+        if self._left and not crowded:
+            self._left = False
+            self.server.loop.call_soon(self._go_on_working)
 
     def _watch_for_hang_up(self) -> None:
         # The loop does not tell that a client is gone while nobody reads it.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import sys
-import threading
 from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -82,7 +81,7 @@ class ServedConnection:
         self._call_ids = itertools.count(1)
         self._welcomed = False
         self._on_arrival: Callable[[], None] | None = None
-        self._watching_thread = 0
+        self._waking = False
         self._stream = self._dialled(connect_timeout, auto_start)
         options: dict[str, Any] = {
             "name": os.path.basename(sys.argv[0]) if sys.argv and sys.argv[0] else "python",
@@ -138,6 +137,8 @@ class ServedConnection:
                 self._calls[fields[1]] = fields
         elif kind == PING:
             self._stream.reply(_PONG_FRAME)
+        elif kind == PONG:
+            self._waking = False
         elif kind == WELCOME:
             self._take_welcome(fields)
         elif kind == GOODBYE:
@@ -160,15 +161,19 @@ class ServedConnection:
     def send_frame(self, frame: bytes) -> None:
         """Send a frame, or several, that are packed already."""
         self._stream.send(frame)
-        self._tell_of_arrivals()
+        self.tell_of_arrivals()
 
-    def _tell_of_arrivals(self) -> None:
-        # An event loop that watches the socket does not learn of what another wait has read.
-        if self._on_arrival is None or not self.inbox or not self._stream.usable:
+    def tell_of_arrivals(self) -> None:
+        """Wake the event loop that watches the socket, if there is one, for what has been read and not drained.
+
+        Asking for a sign of life makes the socket readable again. Why not only kombu's ``call_soon``: the loop (5.7)
+        polls once more, up to a second, before it does what was asked for while it did such things.
+        """
+        if self._on_arrival is None or not self.inbox or self._waking or not self._stream.usable:
             return
+        self._waking = True
         self._on_arrival()
-        if threading.get_ident() != self._watching_thread:
-            self._stream.send(_PING_FRAME)  # the answer makes the socket readable, which wakes the loop's thread
+        self._stream.send(_PING_FRAME)
 
     @property
     def patience(self) -> float:
@@ -216,7 +221,7 @@ class ServedConnection:
         try:
             return self._stream.wait_until(arrived, timeout)
         finally:
-            self._tell_of_arrivals()
+            self.tell_of_arrivals()
 
     def give_up(self, reason: str) -> NoReturn:
         """Close a connection whose other side does not keep its word; raises ConnectionLost with the reason."""
@@ -278,7 +283,6 @@ class ServedConnection:
     def watch(self, on_arrival: Callable[[], None]) -> None:
         """Call ``on_arrival`` when deliveries have been read by another wait than a drain, in whichever thread."""
         self._on_arrival = on_arrival
-        self._watching_thread = threading.get_ident()
 
     def heartbeat_check(self) -> None:
         """Tell the broker that we live, and raise ConnectionLost when nothing was heard of it for two heartbeats."""
@@ -286,7 +290,7 @@ class ServedConnection:
             return
         # What it has sent may be waiting for us, who were at work.
         self._stream.receive(lambda: False, 0)
-        self._tell_of_arrivals()
+        self.tell_of_arrivals()
         now = monotonic()
         if now - self._stream.last_heard > 2 * self.heartbeat:
             self.give_up(f"nothing was heard of the broker for {now - self._stream.last_heard:.0f} s")

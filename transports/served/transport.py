@@ -119,16 +119,13 @@ class ServedTransport(base.Transport):
         connection.watch(lambda: loop.call_soon(self.on_readable, connection, loop))
 
     def on_readable(self, connection: ServedConnection, loop: Any) -> None:
-        """Hand out what has come, and come again as long as there is more; other work of the loop gets its turn."""
+        """Hand out a portion of what has come, and come again for the rest; other work of the loop has its turn."""
         try:
             connection.drain_events(timeout=0)
         except TimeoutError:
             return
-        except BaseException:  # a callback's; what has come behind that message must not wait for more to come
-            if connection.connected:
-                loop.call_soon(self.on_readable, connection, loop)
-            raise
-        loop.call_soon(self.on_readable, connection, loop)
+        finally:  # also when a callback failed: what has come behind its message must not wait for more to come
+            connection.tell_of_arrivals()
 
     def qos_semantics_matches_spec(self, connection: ServedConnection) -> bool:
         """Answer False: like RabbitMQ since 3.3, a limit for the whole channel must be asked for as global."""

@@ -7,7 +7,7 @@ stream cannot be trusted any more.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from struct import Struct
 from typing import Any
 
@@ -49,10 +49,11 @@ class FrameReader:
         """Bytes of a frame that has not come in whole."""
         return len(self._unfinished)
 
-    def feed(self, data: bytes | memoryview) -> Iterator[list[Any]]:
+    def feed(self, data: bytes | memoryview) -> Generator[list[Any], None, None]:
         """Yield each frame that ``data`` completes, in order; raises FrameError.
 
-        Read it to the end before the next call. ``data`` may be changed after that.
+        ``data`` may be changed once the frames are read to the end, or closed: what was not read then comes first in
+        the next call, for which ``b""`` will do.
         """
         unfinished = self._unfinished
         if unfinished:
@@ -64,19 +65,22 @@ class FrameReader:
         view = memoryview(data)
         position, end = 0, len(view)
         self._needed = 4
-        while end - position >= 4:
-            (length,) = _length.unpack_from(view, position)
-            if length > self.limit:
-                raise FrameError(f"a frame of {length} bytes; at most {self.limit} are taken")
-            following = position + 4 + length
-            if following > end:
-                self._needed = 4 + length
-                break
-            yield _fields(view[position + 4 : following])
-            position = following
-        if position < end:
-            unfinished += view[position:]
-            self.begun += 1
+        try:
+            while end - position >= 4:
+                (length,) = _length.unpack_from(view, position)
+                if length > self.limit:
+                    raise FrameError(f"a frame of {length} bytes; at most {self.limit} are taken")
+                following = position + 4 + length
+                if following > end:
+                    self._needed = 4 + length
+                    break
+                fields = _fields(view[position + 4 : following])
+                position = following
+                yield fields
+        finally:
+            if position < end:
+                unfinished += view[position:]
+                self.begun += 1
 
 
 def _fields(payload: memoryview) -> list[Any]:
