@@ -158,6 +158,7 @@ async def run(options: argparse.Namespace, serving: Callable[[], None]) -> None:
             on_idle=lambda: end(f"nobody was here for {options.idle_exit:g} s"),
         )
         listeners = [await listen_on_unix(server, unix)]
+        held.callback(listeners[0].close)  # also where the other cannot be opened
         held.callback(Path(unix.path).unlink, missing_ok=True)
         if tcp is not None:
             listeners.append(await listen_on_tcp(server, tcp, token))

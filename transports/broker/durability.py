@@ -75,6 +75,7 @@ class Durability:
         if self._thread is None or not settled:
             return settled
         self._held.append((self._written, session, settled))
+        session.awaiting_disk += sum(map(len, settled))
         self._ask_the_disk()
         return []
 
@@ -96,6 +97,7 @@ class Durability:
         durable = done.result()
         while self._held and self._held[0][0] <= durable:
             _, session, settled = self._held.popleft()
+            session.awaiting_disk -= sum(map(len, settled))
             session.write_out(settled)
         self._ask_the_disk()
 

@@ -125,6 +125,7 @@ class Session(asyncio.BufferedProtocol):
         self.channels: dict[int, ServedChannel] = {}
         self._highest_channel = 0
         self.out_bytes = 0
+        self.awaiting_disk = 0  # bytes of frames that leave when the journal's disk has what they speak of
         self.held_back = False
         self._token = token
         self._reader = FrameReader(HANDSHAKE_BYTES)
@@ -446,10 +447,11 @@ class Session(asyncio.BufferedProtocol):
         frames, self._out = self._out, []
         if settled:
             frames += settled
-        if not frames or self._closing:
+        if self._closing:
             return
-        self._transport.write(frames[0] if len(frames) == 1 else b"".join(frames))
-        self.out_bytes = self._transport.get_write_buffer_size()
+        if frames:
+            self._transport.write(frames[0] if len(frames) == 1 else b"".join(frames))
+        self.out_bytes = self._transport.get_write_buffer_size() + self.awaiting_disk
         self.regulate_reading()
         if self.held_back and not self._going_on and not self._writing_paused:
             self._going_on = True
@@ -479,7 +481,7 @@ class Session(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         self._writing_paused = False
-        self.out_bytes = self._transport.get_write_buffer_size()
+        self.out_bytes = self._transport.get_write_buffer_size() + self.awaiting_disk
         self._let_go()
         self.regulate_reading()
         self.server.flush()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -93,21 +94,21 @@ class BrokerThread:
         self._loop = asyncio.get_running_loop()
         self._ended = asyncio.Event()
         prepare_directory(self.address)
-        lock = SocketLock(self.address.path)
-        try:
+        with ExitStack() as held:
+            lock = SocketLock(self.address.path)
+            held.callback(lock.release)
             self._server = server = BrokerServer(self._loop, **self._options)
-            listeners = [await listen_on_unix(server, self.address)]
+            listeners = held.enter_context(ExitStack())
+            listeners.callback((await listen_on_unix(server, self.address)).close)
+            held.callback(Path(self.address.path).unlink, missing_ok=True)
             if self.tcp is not None:
-                listeners.append(await listen_on_tcp(server, self.tcp, self._token))
-                host, port = listeners[1].sockets[0].getsockname()[:2]
+                on_tcp = await listen_on_tcp(server, self.tcp, self._token)
+                listeners.callback(on_tcp.close)
+                host, port = on_tcp.sockets[0].getsockname()[:2]
                 self.tcp = TcpAddress(host, port)
             if isinstance(server.clock, VirtualClock):
                 server.clock.attach(self)
             self._ready.set()
             await self._ended.wait()
-            for listener in listeners:
-                listener.close()
-            Path(self.address.path).unlink(missing_ok=True)
+            listeners.close()
             await server.close("the broker stops")
-        finally:
-            lock.release()
