@@ -1,0 +1,178 @@
+"""The broker as a program: who may use its socket, one broker for one socket, how it starts and ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+
+from tests.transports.served.processes import BrokerProcess
+from tests.transports.served.raw import RawClient, eventually
+from transports.broker.command import ALREADY_SERVED, TOKEN_VARIABLE, main
+from transports.wire.address import TcpAddress
+
+TOKEN = "a token nobody can guess"
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(os.lstat(path).st_mode)
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o177])
+def test_socket_and_directory_are_their_owner_s_alone_whatever_the_umask(tmp_path: Path, umask: int) -> None:
+    path = tmp_path / "new" / "b.sock"
+    if umask:
+        path.parent.mkdir(mode=0o700)  # a directory of that umask could not be entered
+    with BrokerProcess(str(path), umask=umask):
+        assert mode(path.parent) == 0o700
+        assert mode(path) == 0o600
+        assert mode(Path(f"{path}.lock")) == 0o600
+
+
+def test_a_second_broker_says_who_serves_and_ends(tmp_path: Path) -> None:
+    path = str(tmp_path / "b.sock")
+    with BrokerProcess(path) as first, RawClient(path).open_channel() as client:
+        code, log = BrokerProcess(path).ended()
+
+        assert code == ALREADY_SERVED
+        assert f"a broker serves {path} already (process {first.process.pid})" in log
+        assert client.call("declare_queue", "q", False, False, False, False, None) == ["q", 0, 0]
+
+
+def test_a_socket_that_a_killed_broker_left_is_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "b.sock"
+    with BrokerProcess(str(path)) as broker:
+        broker.process.kill()
+        broker.ended()
+        assert path.is_socket()
+        broker.again()
+        RawClient(str(path)).open_channel().socket.close()
+
+
+def test_told_to_stop_it_says_goodbye_with_the_reason_and_leaves_nothing(tmp_path: Path) -> None:
+    path, log = tmp_path / "b.sock", tmp_path / "b.log"
+    with BrokerProcess(str(path), "--log", str(log)) as broker, RawClient(str(path), name="me") as client:
+        broker.process.send_signal(signal.SIGTERM)
+
+        assert client.farewell() == "the broker stops: it was told to stop (SIGTERM)"
+        assert broker.ended() == (0, "")
+    assert not path.exists()
+    text = log.read_text()
+    assert f"serving {path}" in text
+    assert "stopping: it was told to stop (SIGTERM)" in text
+
+
+@pytest.mark.parametrize("comes", [False, True])
+def test_it_ends_when_nobody_is_there_or_comes(tmp_path: Path, comes: bool) -> None:
+    path = tmp_path / "b.sock"
+    broker = BrokerProcess(str(path), "--idle-exit", "1.0" if comes else "0.05")
+    try:
+        if comes:
+            eventually(broker.serves)
+            with RawClient(str(path)) as client:
+                client.send((20,))
+                client.until(21)
+        code, log = broker.ended()
+    finally:
+        broker.kill()
+    assert code == 0
+    assert "nobody was here for" in log
+    assert not path.exists()
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_tcp_is_for_those_with_the_token(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = TcpAddress("127.0.0.1", port)
+    with BrokerProcess(str(tmp_path / "b.sock"), "--tcp", str(address), environment={TOKEN_VARIABLE: TOKEN}) as broker:
+        eventually(lambda: listens(port))
+        with RawClient(address, token=TOKEN) as client:
+            client.open_channel()
+        for wrong in ({}, {"token": "a guess"}, {"token": 5}, {"token": TOKEN + "x"}, {"token": "ü" * 24}):
+            with RawClient(address, name=None) as client:
+                client.send((0, "liap-broker", 1, wrong))
+                assert client.farewell() == "wrong token"
+        broker.process.send_signal(signal.SIGTERM)
+        _, log = broker.ended()
+        assert TOKEN not in log
+        assert log.count("was dropped: wrong token") == 5
+
+
+def fails(caplog: pytest.LogCaptureFixture, *options: str) -> str:
+    """Run the command, which must fail, and return its last line."""
+    logger = logging.getLogger("transports.broker")
+    handlers = list(logger.handlers)
+    try:
+        assert main(options) == 1
+    finally:
+        for handler in set(logger.handlers) - set(handlers):
+            logger.removeHandler(handler)
+            handler.close()
+        asyncio.set_event_loop(None)
+    return caplog.messages[-1]
+
+
+def test_a_path_that_is_too_long_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert "a path of at most 103 bytes" in fails(caplog, "--socket", str(tmp_path / ("x" * 104)))
+
+
+def test_a_file_in_the_place_of_the_socket_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "b.sock"
+    path.write_text("precious")
+    assert "a path where no file stands" in fails(caplog, "--socket", str(path))
+    assert path.read_text() == "precious"
+
+
+def test_a_lock_that_is_a_link_is_refused_and_its_file_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / "b.sock.lock").symlink_to(tmp_path / "precious")
+    assert "the broker cannot serve" in fails(caplog, "--socket", str(tmp_path / "b.sock"))
+    assert (tmp_path / "precious").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("tcp", "token", "reason"),
+    [
+        ("127.0.0.1:0", None, f"--tcp needs a token: set {TOKEN_VARIABLE}"),
+        ("127.0.0.1:0", "short", "at least 16 characters"),
+        ("0.0.0.0:5680", TOKEN, "a loopback address"),
+        ("example.com:5680", TOKEN, "a loopback address"),
+        ("127.0.0.1:99999", TOKEN, "a number from 0 to 65535"),
+        ("127.0.0.1:port", TOKEN, "HOST:PORT"),
+    ],
+)
+def test_tcp_without_a_secret_or_beyond_this_machine_is_refused(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    tcp: str,
+    token: str | None,
+    reason: str,
+) -> None:
+    if token is None:
+        monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
+    else:
+        monkeypatch.setenv(TOKEN_VARIABLE, token)
+    told = fails(caplog, "--socket", str(tmp_path / "b.sock"), "--tcp", tcp)
+    assert reason in told
+    assert token is None or token not in told
+    assert not (tmp_path / "b.sock").exists()
+
+
+@pytest.mark.parametrize("options", [["--idle-exit", "-1"], ["--idle-exit", "nan"], ["--frame-max", "10"]])
+def test_numbers_out_of_range_are_refused(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(options)
+    assert options[0] in capsys.readouterr().err
