@@ -17,7 +17,6 @@ from typing import Any
 from liap_tasks.dead_letter_store.letter import Letter
 from liap_tasks.dead_letters import HEADER
 from liap_tasks.errors import DeadLetterError
-from liap_tasks.keys import DEDUPLICATION_HEADER
 from liap_tasks.messaging.dead_letter_entry import DeadLetterEntry
 from liap_tasks.messaging.dead_letter_queue import DeadLetterQueue
 from liap_tasks.messaging.message import RETRY_HEADER, Message, body_of, identity_of, message_from
@@ -92,7 +91,6 @@ class RetryableDeadLetterQueue(DeadLetterQueue):
                 **message.headers,
                 **metadata.as_headers(),
                 RETRY_HEADER: waiting,
-                DEDUPLICATION_HEADER: f"replay-{record['letter_id']}",
                 **({"x-delay": held} if held > 0 else {}),
             },
             message_id=before.message_id,

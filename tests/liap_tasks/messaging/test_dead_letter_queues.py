@@ -101,6 +101,28 @@ async def test_retry_sends_a_letter_back_to_its_queue() -> None:
     assert dlq.get_stats()["retried"] == 2
 
 
+async def test_a_retry_that_ends_between_sending_and_leaving_sends_no_second_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    queue, dlq = InMemoryQueue("q"), DeadLetterQueue("dead")
+    message_id = await dlq.add(await taken_from(queue))
+    send_back = dlq._send_back
+
+    def send_back_and_die(*args: Any) -> None:
+        send_back(*args)
+        raise OSError("the program dies")
+
+    with monkeypatch.context() as dying:
+        dying.setattr(dlq, "_send_back", send_back_and_die)
+        with pytest.raises(OSError, match="dies"):
+            await dlq.retry(message_id)
+    assert (await queue.size(), await dlq.size()) == (1, 1)
+
+    assert await dlq.retry(message_id)
+
+    assert (await queue.size(), await dlq.size()) == (1, 0)
+
+
 async def test_retry_to_another_queue() -> None:
     dlq, other = DeadLetterQueue("dead"), InMemoryQueue("other")
     message_id = await dlq.add(Message("m"))
@@ -275,6 +297,18 @@ async def test_a_cancelled_retry_leaves_the_letter_as_it_died(clock: VirtualCloc
 
 async def fails(message: Message) -> None:
     raise OSError("no")
+
+
+async def test_a_letter_whose_retry_was_cancelled_can_be_sent_back_all_the_same(clock: VirtualClock) -> None:
+    queue = InMemoryQueue("q")
+    dlq = retryable(queue)
+    message = await taken_from(queue)
+    await dlq.add(message, TRANSIENT)
+    await dlq.cancel_retry(message.metadata.message_id)
+
+    assert await dlq.retry(message.metadata.message_id)
+
+    assert (await queue.size(), await dlq.size()) == (1, 0)
 
 
 async def test_a_letter_that_waits_for_its_retry_can_be_sent_at_once(clock: VirtualClock) -> None:
