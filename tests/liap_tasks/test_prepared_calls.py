@@ -167,6 +167,29 @@ def test_the_message_is_the_one_that_celery_publishes(
     assert quick == celery_s
 
 
+@pytest.mark.parametrize(
+    ("settings", "options"),
+    [
+        ({"task_send_sent_event": True}, {}),
+        ({"task_inherit_parent_priority": True}, {}),
+        ({"task_protocol": 1}, {}),
+        ({}, {"compression": "zlib"}),
+        ({}, {"delivery_mode": 1}),
+        ({}, {"exchange": "", "routing_key": "elsewhere"}),
+        ({}, {"retry": False}),
+        ({}, {"stamped_headers": ["tenant"], "tenant": "blue"}),
+        ({}, {"expires": NOW - timedelta(seconds=1)}),
+    ],
+    ids=str,
+)
+def test_what_is_out_of_the_ordinary_is_left_to_celery(
+    publishing: Publishing, settle: Any, settings: dict[str, Any], options: dict[str, Any]
+) -> None:
+    publishing.app.conf.update(settings)
+    settle.apply_async(("game-1",), **options)
+    assert publishing.by_celery == 1
+
+
 def test_so_it_is_with_callbacks_chains_and_models(
     publishing: Publishing, app: LiapApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
