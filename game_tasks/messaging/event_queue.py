@@ -6,7 +6,7 @@ in however many programs, share it. A room's events are processed in order, one 
 
 Why one queue for all handlers: they come and go with the program, and an event that was published before a handler was
 subscribed is still there for it. A handler that fails disturbs no other: it gets a dead letter of its own, which names
-it, so that a retry of that letter reaches no other.
+it, so that a retry of that letter reaches no other. What came after in the room has not waited for it.
 """
 
 from __future__ import annotations

@@ -37,4 +37,5 @@ class BoundedInMemoryQueue(InMemoryQueue):
     def __init__(
         self, name: str, max_size: int = 1000, overflow_strategy: OverflowStrategy = "reject", **options: Any
     ) -> None:
+        """options: the others of :class:`MessageQueue`."""
         super().__init__(name, max_size=max_size, overflow_strategy=overflow_strategy, **options)

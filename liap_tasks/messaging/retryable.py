@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from liap_tasks.configuration import DEAD_LETTER_QUEUE
 from liap_tasks.dead_letter_store.letter import Letter
 from liap_tasks.dead_letters import HEADER
 from liap_tasks.errors import DeadLetterError
@@ -24,6 +25,7 @@ from liap_tasks.messaging.queues import MessageQueue
 from liap_tasks.messaging.sending import Outgoing, refuse_delay, send
 from liap_tasks.metadata import Attempt
 from liap_tasks.policies import DeadLetterPolicy, DeadLetterReason
+from liap_tasks.settings import Settings
 from transports import QueueFullError
 
 __all__ = ["RetryableDeadLetterQueue"]
@@ -32,8 +34,15 @@ __all__ = ["RetryableDeadLetterQueue"]
 class RetryableDeadLetterQueue(DeadLetterQueue):
     """A dead-letter queue with automatic retries; see :class:`DeadLetterQueue` for its arguments."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(
+        self,
+        name: str = DEAD_LETTER_QUEUE,
+        policy: DeadLetterPolicy | None = None,
+        *,
+        url: str | None = None,
+        settings: Settings | None = None,
+    ) -> None:
+        super().__init__(name, policy, url=url, settings=settings)
         self._retry_queues: dict[str, MessageQueue] = {}
 
     def register_retry_queue(self, name: str, queue: MessageQueue) -> None:

@@ -270,3 +270,22 @@ async def test_an_event_handler_reads_events_from_any_queue() -> None:
         await listener.handle(message)
         await queue.acknowledge(message.metadata.message_id)
     assert listener.heard == [sent, sent]
+
+
+async def test_an_event_that_waits_for_its_retry_holds_up_no_other_of_its_room(clock: VirtualClock) -> None:
+    dlq = RetryableDeadLetterQueue("failed_events", DeadLetterPolicy(retry_delay=30))
+    queue, shaky, fine = GameEventQueue(dlq=dlq), Listener(failures=1), Listener()
+    dlq.register_retry_queue(queue.queue.name, queue.queue)
+    queue.subscribe("game.started", shaky)
+    queue.subscribe("#", fine)
+    first, second = event(), event(GameEventType.GAME_ENDED)
+    await queue.publish(first)
+    await queue.process_events()
+    await queue.publish(second)
+
+    await queue.process_events()
+
+    assert fine.heard == [first, second]
+    clock.advance(30)
+    await queue.process_events()
+    assert shaky.heard == [first]
