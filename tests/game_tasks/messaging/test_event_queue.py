@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+from kombu import pools
 
 from game_tasks import publish, subscribe
 from game_tasks.application import app, game_events
@@ -22,8 +24,9 @@ from game_tasks.messaging import (
     MessagePriority,
     RetryableDeadLetterQueue,
 )
-from liap_tasks import EmbeddedWorker
+from liap_tasks import EmbeddedWorker, create_app, load_settings
 from transports import VirtualClock
+from transports.broker import BrokerThread
 
 
 def event(event_type: GameEventType = GameEventType.GAME_STARTED, room: str | None = "r1", **data: Any) -> GameEvent:
@@ -289,3 +292,31 @@ async def test_an_event_that_waits_for_its_retry_holds_up_no_other_of_its_room(c
     clock.advance(30)
     await queue.process_events()
     assert shaky.heard == [first]
+
+
+async def test_events_are_processed_over_a_broker_elsewhere(tmp_path: Path) -> None:
+    with BrokerThread(str(tmp_path / "b.sock")) as served:
+        settings = load_settings(message_queue_url=f"liap-broker://{served.address}", dlq_store_url="none")
+        remote = create_app(settings, main="tests", set_as_current=False)
+        publisher, queue = GameEventQueue("far_events", app=remote), GameEventQueue("far_events", app=remote)
+        listener, shaky = Listener(), Listener(failures=1)
+        queue.subscribe("#", listener)
+        queue.subscribe("#", shaky)
+        await queue.queue.declare()
+        processing = asyncio.create_task(queue.process_events(wait=30))
+        sent = [event(room=f"r{number}") for number in range(5)]
+        for one in sent:
+            await publisher.publish(one)
+        while len(listener.heard) < 5 or not await queue.dlq.size():
+            await asyncio.sleep(0.005)
+        processing.cancel()
+        await asyncio.wait([processing])
+
+        assert sorted(listener.heard, key=sent.index) == sent
+        assert len(shaky.heard) == 4
+        [letter] = await queue.dlq.inspect()
+        assert letter.error_message == "no microphone"
+        for one in (publisher, queue):
+            await one.close()
+        pools.reset()  # kombu keeps pools for the whole process, by URL
+        remote.close()

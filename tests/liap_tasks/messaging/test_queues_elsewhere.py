@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -231,3 +232,36 @@ def test_an_object_that_is_dropped_ends_its_thread(remote_url: str, names: tuple
     del queue
     thread.join(DEADLINE)
     assert not thread.is_alive()
+
+
+HOLDS = """
+import asyncio, sys
+from liap_tasks.messaging import MessageQueue
+
+async def main():
+    queue = MessageQueue("held", url=sys.argv[1])
+    message = await queue.dequeue(timeout=30)
+    print(message.payload, flush=True)
+    await asyncio.sleep(3600)
+
+asyncio.run(main())
+"""
+
+
+async def test_what_a_killed_program_held_is_in_its_queue_again(served_url: str) -> None:
+    async with MessageQueue("held", url=served_url) as queue:
+        message_id = await queue.enqueue(Message("m"))
+        holder = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", HOLDS, served_url, stdout=asyncio.subprocess.PIPE
+        )
+        assert holder.stdout is not None
+        assert await holder.stdout.readline() == b"m\n"
+        assert await queue.dequeue() is None
+
+        holder.kill()
+        await holder.wait()
+
+        message = await queue.dequeue(timeout=30)
+        assert message is not None
+        assert (message.metadata.message_id, message.redelivered) == (message_id, True)
+        await queue.acknowledge(message_id)
