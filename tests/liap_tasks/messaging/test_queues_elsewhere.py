@@ -219,10 +219,19 @@ def cut(channel: Any) -> None:
     line.shutdown(socket.SHUT_RDWR)
 
 
-async def test_a_broker_that_is_away_is_told_without_holding_up_the_loop() -> None:
-    async with MessageQueue("q", url="amqp://nobody:none@127.0.0.1:1//") as queue:
-        with pytest.raises(BrokerUnavailableError, match=r"amqp://nobody:\*\*@127.0.0.1:1"):
-            await queue.enqueue(Message("m"))
+async def test_a_broker_that_does_not_answer_holds_nobody_up_and_is_told_when_it_is_gone() -> None:
+    loop = asyncio.get_running_loop()
+    silent = socket.create_server(("127.0.0.1", 0))
+    silent.setblocking(False)
+    port = silent.getsockname()[1]
+    async with MessageQueue("q", url=f"amqp://nobody:none@127.0.0.1:{port}//") as queue:
+        sending = asyncio.create_task(queue.enqueue(Message("m")))
+        accepted, _ = await loop.sock_accept(silent)  # this loop runs while the other side is waited for
+        assert not sending.done()
+        silent.close()
+        accepted.close()
+        with pytest.raises(BrokerUnavailableError, match=rf"amqp://nobody:\*\*@127.0.0.1:{port}// cannot be reached"):
+            await sending
 
 
 def test_an_object_that_is_dropped_ends_its_thread(remote_url: str, names: tuple[str, str]) -> None:
