@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from datetime import datetime
 from typing import Any
 
 from celery import signals
@@ -33,7 +32,8 @@ class Tally:
         self.retried: Counter[str] = Counter()
         self.tasks = 0
         self.latencies = Latencies()
-        """From the making of an event, just before its publish, to the start of each of its handlers."""
+        """From just before an event's publish to the start of each of its handlers."""
+        self._published_at: dict[str, float] = {}  # by delivery id
         self._ended: Counter[str] = Counter()
         self._changed = threading.Condition()
 
@@ -42,7 +42,9 @@ class Tally:
         with self._changed:
             self.published += 1
             for name in game_events.subscribers(event.event_type.value):
-                self.expected[delivery_id(str(event.event_id), name)] = str(event.event_id)
+                delivery = delivery_id(str(event.event_id), name)
+                self.expected[delivery] = str(event.event_id)
+                self._published_at[delivery] = time.perf_counter()
 
     @property
     def handled(self) -> int:
@@ -78,10 +80,10 @@ class Tally:
         signals.task_failure.disconnect(self._on_failure)
         signals.task_retry.disconnect(self._on_retry)
 
-    def _on_start(self, sender: Any, task_id: str, args: Any, **_: Any) -> None:
-        # A batch waits for company on purpose, and a retry for its delay.
-        if task_id in self.expected and not isinstance(sender, BatchTask) and not sender.request.retries:
-            self.latencies.note(time.time() - datetime.fromisoformat(args[0]["timestamp"]).timestamp())
+    def _on_start(self, sender: Any, task_id: str, **_: Any) -> None:
+        published = self._published_at.pop(task_id, None)  # once: a retry waits for its delay
+        if published is not None and not isinstance(sender, BatchTask):  # a batch waits for company on purpose
+            self.latencies.note(time.perf_counter() - published)
 
     def _on_success(self, sender: Any, **_: Any) -> None:
         self._end(sender.request.id, sender.name, self.done)

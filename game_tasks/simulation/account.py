@@ -43,6 +43,7 @@ class Account:
         self.problems: list[str] = []
         self._next: dict[str, int] = {}
         self._last: dict[str, int] = {}
+        self._published_at: dict[tuple[str, int], float] = {}  # of the events on their way
         self._changed = threading.Condition()
         self._room_wanted = 0
 
