@@ -7,7 +7,7 @@ from enum import IntEnum
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transports.engine import InvalidArgument
@@ -24,12 +24,16 @@ PLAIN = st.one_of(
     st.datetimes(timezones=st.none() | st.just(UTC)),
     st.decimals(allow_nan=False),
 )
+NAMES = st.text(max_size=10)
 TABLES = st.dictionaries(
-    st.text(), st.recursive(PLAIN, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner))
+    NAMES,
+    st.recursive(PLAIN, lambda inner: st.lists(inner) | st.dictionaries(NAMES, inner), max_leaves=5),
+    max_size=5,
 )
 
 
 @given(TABLES, st.none() | TABLES)
+@settings(max_examples=50, deadline=None)
 def test_what_is_packed_comes_out_the_same(properties: dict[str, Any], headers: dict[str, Any] | None) -> None:
     assert unpack_content(pack_content(properties, headers)) == (properties, headers)
 
