@@ -74,8 +74,8 @@ class Exchange:
         binding = Binding(destination, routing_key, canonical(table))
         if binding in self.bindings:
             return False
-        self.bindings[binding] = table
         self.index(binding, table)
+        self.bindings[binding] = table
         return True
 
     def unbind(self, destination: Queue | Exchange, routing_key: str, arguments: Headers | None) -> bool:

@@ -388,3 +388,44 @@ def test_eight_threads_on_one_connection_publish_consume_call_and_close(connect:
         name: list(range(rounds)) for name in names
     }
     assert all(numbers["unacked"] == 0 for numbers in shared.queue_stats().values())
+
+
+def test_a_consumer_that_comes_and_goes_while_another_thread_drains_loses_and_doubles_nothing(connect: Connect) -> None:
+    connection, publishing = connect(), connect().channel()
+    channel = connection.channel()
+    channel.basic_qos(0, 7, False)
+    declare(channel, "q")
+    count = 600
+    got: list[int] = []
+    stop = threading.Event()
+
+    def take(message: Any) -> None:
+        got.append(int(message.body))
+        message.ack()
+
+    def drain() -> None:
+        while not stop.is_set():
+            try:
+                connection.drain_events(timeout=0.05)
+            except TimeoutError:
+                continue
+
+    def fill() -> None:
+        for number in range(count):
+            publish(publishing, "q", b"%d" % number)
+
+    draining = [in_thread(drain) for _ in range(2)]
+    filling = in_thread(fill)
+    while len(got) < count:
+        tag = channel.basic_consume("q", callback=take)
+        seen = len(got)
+        eventually(lambda seen=seen: len(got) > seen or len(got) == count)
+        channel.basic_cancel(tag)
+    filling()
+    stop.set()
+    for drainer in draining:
+        drainer()
+
+    assert sorted(got) == list(range(count))
+    numbers = channel.queue_stats("q")["q"]
+    assert (numbers["ready"], numbers["unacked"], numbers["requeued"]) == (0, 0, 0)
