@@ -183,6 +183,7 @@ class Channel(KombuChannel):
                 connection.give_up(f"the broker did not confirm a message within {connection.patience:g} s")
             settled = confirms.settled
         if not confirms.is_settled(number):
+            connection.check()
             raise RecoverableConnectionError("the channel was closed while its publisher waited for the confirmation")
 
     def tell_of_returns(self) -> None:

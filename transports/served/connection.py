@@ -246,7 +246,7 @@ class ServedConnection:
 
         timeout: seconds, None for ever, 0 not to wait. Raises ``socket.timeout`` when nothing came in time.
         """
-        self._stream.check()  # a forked child has a copy of what the parent has not drained
+        self.check()  # a forked child has a copy of what the parent has not drained
         inbox = self.inbox
         arrival = inbox.take()
         if arrival is None:
@@ -303,6 +303,10 @@ class ServedConnection:
     def connected(self) -> bool:
         """Whether frames can still be sent and received."""
         return self._stream.usable
+
+    def check(self) -> None:
+        """Raise ConnectionLost, with the reason, when nothing can be sent and received any more."""
+        self._stream.check()
 
     def close(self) -> None:
         """End the connection: what its channels hold goes back, exclusive queues go."""
