@@ -299,7 +299,7 @@ class NaiveBroker:
     def close_channel(self, channel: Any) -> None:
         for queue in self.queues.values():
             queue.consumers = [one for one in queue.consumers if one.channel is not channel]
-        self.give_back(channel, list(self.held[channel]))
+        self.give_back(channel, sorted(self.held[channel]))
         del self.held[channel]
 
     def purge(self, queue: NaiveQueue) -> int:
