@@ -11,15 +11,13 @@ import httpx
 import pytest
 
 from examples import fastapi_backend
-from transports.brokers import reset_broker
+from liap_tasks.testing import isolated
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture(autouse=True)
 def _small_world() -> Iterator[None]:
-    """A broker for this test alone, with little room; the settings are read when the app is first used."""
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("MESSAGE_QUEUE_URL", "liap-memory:///backend")
-        environment.setenv("MAX_QUEUE_SIZE", "50")
+    """A broker for each test alone, with little room."""
+    with isolated(fastapi_backend.app, max_queue_size=50):
         yield
 
 
@@ -66,18 +64,14 @@ def test_work_is_handed_over_and_done(capfd: pytest.CaptureFixture[str]) -> None
     assert answer.json()["task"]
 
 
-def test_a_full_queue_is_a_503_with_the_time_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_queue_is_a_503_with_the_time_to_wait() -> None:
     async def talk() -> httpx.Response:
         async with served(worker=False) as client:
-            for _ in range(app.settings.max_queue_size):
+            for _ in range(fastapi_backend.app.settings.max_queue_size):
                 fastapi_backend.settle.delay("g0")
             return await client.post("/games/g1/end")
 
-    app = fastapi_backend.app
-    try:
-        answer = asyncio.run(talk())
-    finally:
-        reset_broker(app.conf.broker_url)
+    answer = asyncio.run(talk())
     assert answer.status_code == 503
     assert "full" in answer.json()["detail"]
     assert "Retry-After" in answer.headers

@@ -63,15 +63,17 @@ def waiting(app: LiapApp, name: str) -> float:
 
 
 def test_the_broker_sorts_by_pattern_type_and_room(game_app: LiapApp, heard: Heard) -> None:
-    subscribe("game.*", name="tests.games")(heard.by("games"))
-    subscribe(types=[GameEventType.ROOM_LEFT, GameEventType.GAME_ENDED], name="tests.types")(heard.by("types"))
-    subscribe("game.*", types=[GameEventType.ROOM_LEFT, GameEventType.GAME_ENDED], name="tests.both")(heard.by("both"))
-    subscribe("#", room="r2", name="tests.room")(heard.by("room"))
+    subscribe("game.*", name="game_tests.games")(heard.by("games"))
+    subscribe(types=[GameEventType.ROOM_LEFT, GameEventType.GAME_ENDED], name="game_tests.types")(heard.by("types"))
+    subscribe("game.*", types=[GameEventType.ROOM_LEFT, GameEventType.GAME_ENDED], name="game_tests.both")(
+        heard.by("both")
+    )
+    subscribe("#", room="r2", name="game_tests.room")(heard.by("room"))
     publish(event(GameEventType.GAME_STARTED))
     publish(event(GameEventType.GAME_ENDED, 2))
     publish(event(GameEventType.ROOM_LEFT, 3))
     publish(event(GameEventType.ROOM_LEFT, 1, room="r2"))
-    names = ("tests.games", "tests.types", "tests.both", "tests.room")
+    names = ("game_tests.games", "game_tests.types", "game_tests.both", "game_tests.room")
     assert [waiting(game_app, name) for name in names] == [2, 3, 1, 1]
 
 
@@ -81,34 +83,34 @@ def test_types_that_no_pattern_matches_are_an_error(game_app: LiapApp) -> None:
 
 
 def test_a_filter_sees_the_event_and_a_queue_is_shared(game_app: LiapApp, heard: Heard) -> None:
-    subscribe("game.*", queue="tests.shared", name="tests.even", filter=lambda event: event.sequence % 2 == 0)(
-        heard.by("even")
-    )
-    subscribe("game.*", queue="tests.shared", name="tests.all")(heard.by("all"))
+    subscribe(
+        "game.*", queue="game_tests.shared", name="game_tests.even", filter=lambda event: event.sequence % 2 == 0
+    )(heard.by("even"))
+    subscribe("game.*", queue="game_tests.shared", name="game_tests.all")(heard.by("all"))
     publish(event(GameEventType.GAME_STARTED, 1))
     publish(event(GameEventType.GAME_PAUSED, 2))
-    assert waiting(game_app, "tests.shared") == 2
-    with EmbeddedWorker(game_app, queues=["tests.shared"]):
+    assert waiting(game_app, "game_tests.shared") == 2
+    with EmbeddedWorker(game_app, queues=["game_tests.shared"]):
         told = [heard.next() for _ in range(3)]
     assert sorted(told) == [("all", "r1", 1), ("all", "r1", 2), ("even", "r1", 2)]
     assert heard.nothing_more
 
 
 def test_a_coroutine_and_a_task_that_is_there_already_may_subscribe(game_app: LiapApp, heard: Heard) -> None:
-    @subscribe("game.started", name="tests.coroutine")
+    @subscribe("game.started", name="game_tests.coroutine")
     async def listen(event: GameEvent) -> None:
         await asyncio.sleep(0)
         heard.by("coroutine")(event)
 
-    @game_app.task(name="tests.task", shared=False)
+    @game_app.task(name="game_tests.task", shared=False)
     def known(event: GameEvent) -> None:
         heard.by("task")(event)
 
-    made = game_app.tasks["tests.task"]
+    made = game_app.tasks["game_tests.task"]
     assert subscribe("game.started")(made) is made
     with pytest.raises(TypeError, match="a task already"):
         subscribe("game.started", timeout=3)(made)
-    with EmbeddedWorker(game_app, queues=["tests.coroutine", "tests.task"]):
+    with EmbeddedWorker(game_app, queues=["game_tests.coroutine", "game_tests.task"]):
         asyncio.run(apublish(event(GameEventType.GAME_STARTED)))
         assert {heard.next()[0], heard.next()[0]} == {"coroutine", "task"}
 
@@ -127,30 +129,30 @@ def test_monitors_see_a_subscriber_under_its_own_name(game_app: LiapApp, heard: 
     def note(request: Any, **_: Any) -> None:
         received.append(request.name)
 
-    subscribe("game.started", name="tests.seen")(heard.by("seen"))
+    subscribe("game.started", name="game_tests.seen")(heard.by("seen"))
     signals.task_received.connect(note)
     try:
-        with EmbeddedWorker(game_app, queues=["tests.seen"]):
+        with EmbeddedWorker(game_app, queues=["game_tests.seen"]):
             publish(event(GameEventType.GAME_STARTED))
             heard.next()
     finally:
         signals.task_received.disconnect(note)
-    assert received == ["tests.seen"]
+    assert received == ["game_tests.seen"]
 
 
 def test_a_failing_subscriber_leaves_the_others_alone(
     game_app: LiapApp, heard: Heard, dead_letters: DeadLetters
 ) -> None:
-    @subscribe("game.started", name="tests.broken", retry_policy=NEVER)
+    @subscribe("game.started", name="game_tests.broken", retry_policy=NEVER)
     def broken(event: GameEvent) -> None:
         raise ConnectionError("no microphone")
 
-    subscribe("game.started", name="tests.sound")(heard.by("sound"))
+    subscribe("game.started", name="game_tests.sound")(heard.by("sound"))
     publish(event(GameEventType.GAME_STARTED))
-    with EmbeddedWorker(game_app, queues=["tests.broken", "tests.sound"]):
+    with EmbeddedWorker(game_app, queues=["game_tests.broken", "game_tests.sound"]):
         assert heard.next() == ("sound", "r1", 1)
         letter = dead_letters.wait()
-    assert (letter.task, letter.reason) == ("tests.broken", DeadLetterReason.RETRIES_EXHAUSTED)
+    assert (letter.task, letter.reason) == ("game_tests.broken", DeadLetterReason.RETRIES_EXHAUSTED)
     assert heard.nothing_more
 
 
@@ -159,7 +161,9 @@ def test_a_room_stays_in_order_when_an_event_is_retried(
 ) -> None:
     failed: list[int] = []
 
-    @subscribe("game.*", name="tests.flaky", retry_policy=RetryPolicy(max_retries=1, initial_delay=5, jitter=False))
+    @subscribe(
+        "game.*", name="game_tests.flaky", retry_policy=RetryPolicy(max_retries=1, initial_delay=5, jitter=False)
+    )
     def flaky(event: GameEvent) -> None:
         if event.room_id == "r1" and event.sequence == 1 and not failed:
             failed.append(1)
@@ -169,7 +173,7 @@ def test_a_room_stays_in_order_when_an_event_is_retried(
     for sequence in (1, 2):
         for room in ("r1", "r2"):
             publish(event(GameEventType.GAME_PAUSED, sequence, room))
-    with EmbeddedWorker(game_app, queues=["tests.flaky"]):
+    with EmbeddedWorker(game_app, queues=["game_tests.flaky"]):
         assert [heard.next(), heard.next()] == [("flaky", "r2", 1), ("flaky", "r2", 2)]
         virtual_clock.advance(5)
         assert [heard.next(), heard.next()] == [("flaky", "r1", 1), ("flaky", "r1", 2)]
@@ -183,14 +187,14 @@ def test_a_dead_letter_of_an_older_version_is_brought_up_to_date_when_it_is_repl
     virtual_clock: WorkerClock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    @subscribe("game.paused", name="tests.stubborn", retry_policy=NEVER)
+    @subscribe("game.paused", name="game_tests.stubborn", retry_policy=NEVER)
     def stubborn(event: GameEvent) -> None:
         if not event.data:
             raise ConnectionError("this version knows no reason")
         heard.by(str(event.data["reason"]))(event)
 
     publish(event(GameEventType.GAME_PAUSED))
-    assert dead_letters.wait(task="tests.stubborn").reason == DeadLetterReason.RETRIES_EXHAUSTED
+    assert dead_letters.wait(task="game_tests.stubborn").reason == DeadLetterReason.RETRIES_EXHAUSTED
     virtual_clock.settle()
     # The program is updated: events have a reason from now on.
     monkeypatch.setattr("game_tasks.events.upcast", lambda body: {**body, "data": {"reason": "old"}})

@@ -226,7 +226,7 @@ async def test_tasks_and_handlers_hear_of_the_same_events() -> None:
     heard: asyncio.Queue[GameEvent] = asyncio.Queue()
     loop = asyncio.get_running_loop()
 
-    @subscribe("game.*", name="tests.hears")
+    @subscribe("game.*", name="game_tests.hears")
     def hears(event: GameEvent) -> None:
         loop.call_soon_threadsafe(heard.put_nowait, event)
 
@@ -234,7 +234,7 @@ async def test_tasks_and_handlers_hear_of_the_same_events() -> None:
     queue.subscribe("#", listener)
     await queue.queue.declare()
     try:
-        with EmbeddedWorker(app, queues=["tests.hears"]):
+        with EmbeddedWorker(app, queues=["game_tests.hears"]):
             first, second = event(), event(GameEventType.GAME_ENDED)
             await queue.publish(first)
             assert await heard.get() == first
@@ -242,8 +242,8 @@ async def test_tasks_and_handlers_hear_of_the_same_events() -> None:
             assert await heard.get() == second
         await queue.process_events()
     finally:
-        game_events.unsubscribe("tests.hears")
-        app.tasks.pop("tests.hears")
+        game_events.unsubscribe("game_tests.hears")
+        app.tasks.pop("game_tests.hears")
     assert listener.heard == [first, second]
 
 
