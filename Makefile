@@ -13,7 +13,7 @@ help:
 	@echo "make check   format, lint, types, import directions"
 	@echo "make format  rewrite the code in the project's format"
 	@echo "make bench   measure against stock memory://"
-	@echo "make readme  renew the generated parts of README.md"
+	@echo "make readme  renew the capability table in transports/README.md"
 	@echo "make clean   remove .venv and caches"
 
 $(BIN)/python:

@@ -1,4 +1,4 @@
-"""What the README shows is what there is."""
+"""What README.md and transports/README.md show is what there is."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.readme import README, programs, renewed
+from tests.readme import README, TRANSPORTS, programs, renewed
 
 
 def test_the_capability_table_is_the_declared_one() -> None:
-    text = README.read_text(encoding="utf-8")
+    text = TRANSPORTS.read_text(encoding="utf-8")
     assert renewed(text) == text, "run `make readme`"
 
 

@@ -1,8 +1,8 @@
 """kombu transports with the full semantics of a broker, for Celery and for plain kombu.
 
 Importing this package registers the URL schemes ``liap-memory`` and ``liap-priority`` (a broker in this process),
-``liap-broker`` and ``liap-broker-priority`` (one in a process of its own, for all of the machine). The README's
-capability table says what each transport honours.
+``liap-broker`` and ``liap-broker-priority`` (one in a process of its own, for all of the machine). The
+capability table in ``README.md`` says what each transport honours.
 """
 
 from kombu.transport import TRANSPORT_ALIASES

@@ -1,7 +1,7 @@
 """What each transport honours: the one place where a difference between transports is declared.
 
 The conformance suite runs a scenario on every transport that declares its feature, and checks on RabbitMQ that what is
-declared missing is missing. The capability table of the README is generated from here (``celery transports``).
+declared missing is missing. The capability table in ``README.md`` is generated from here (``celery transports``).
 """
 
 from __future__ import annotations
