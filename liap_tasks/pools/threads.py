@@ -10,7 +10,8 @@ when its task does.
 With Celery's event loop requests are told in the consumer's thread (:mod:`liap_tasks.pools.telling`), without one in
 the thread that ran the task.
 
-In the solo pool the stuck thread is the worker's own: the message is dealt with, the worker goes on when the task ends.
+In the solo pool the stuck thread is the worker's own: the message is dealt with (with Celery's event loop: when that
+turns again), the worker goes on when the task ends.
 
 Why not ``concurrent.futures``: its threads cannot be replaced.
 """
@@ -262,6 +263,7 @@ class SoloPool(CelerySoloPool):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._stuck = 0
+        self._teller = Teller()
         del self.on_apply  # Celery's sets it to run the call at once, without limits
 
     def on_apply(  # type: ignore[override]  # Celery passes these by name
@@ -275,10 +277,20 @@ class SoloPool(CelerySoloPool):
         timeout: float | None = None,
         **_: Any,
     ) -> _Job:
+        if self._teller.has_loop:  # all but this is told in the loop's thread anyway
+            timeout_callback = self._teller.in_loop(timeout_callback)
         job = _Job(target, args, kwargs, callback, accept_callback, timeout_callback, timeout)
         if not job.run(self._count):
             self._stuck -= 1
         return job
+
+    def register_with_event_loop(self, hub: Any) -> None:
+        """Tell requests in the thread of Celery's event loop from now on (called after each connect)."""
+        self._teller.listen_in(hub)
+
+    def on_stop(self) -> None:
+        """Tell what has not been told."""
+        self._teller.close()
 
     def _count(self, job: _Job, thread_id: int) -> None:
         self._stuck += 1

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from liap_tasks.pools.threads import TaskPool
+from liap_tasks.pools.threads import SoloPool, TaskPool
 
 DEADLINE = 60.0
 
@@ -46,7 +46,7 @@ class Heard:
         self.words.append(word)
         self.threads.add(threading.get_ident())
 
-    def give_to(self, pool: TaskPool, function: Callable[..., Any], timeout: float | None = None) -> None:
+    def give_to(self, pool: TaskPool | SoloPool, function: Callable[..., Any], timeout: float | None = None) -> None:
         pool.on_apply(
             function,
             callback=lambda _: self.note("ended"),
@@ -97,4 +97,17 @@ def test_what_ends_while_the_pool_stops_is_told_where_it_is_stopped() -> None:
     pool.on_stop()
 
     assert heard.words == ["begun", "ended"]
+    assert heard.threads == {threading.get_ident()}
+
+
+def test_the_solo_pool_s_loop_hears_of_a_stuck_one_when_it_turns_again() -> None:
+    loop, heard = Loop(), Heard()
+    pool = SoloPool(1)
+    pool.register_with_event_loop(loop)
+    heard.give_to(pool, lambda: time.sleep(0.3), timeout=0.05)
+    assert heard.words == ["begun"]
+    loop.turn_until(lambda: len(heard.words) == 2)
+    pool.on_stop()
+
+    assert heard.words == ["begun", "timed out"]
     assert heard.threads == {threading.get_ident()}
