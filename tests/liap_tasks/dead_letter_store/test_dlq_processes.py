@@ -201,6 +201,8 @@ def test_a_terminal_gets_a_bar_and_a_question(new_app: Callable[..., LiapApp], t
     commands = Commands(app, TERM="xterm")
     code, shown = on_terminal(commands, "export", "--output", str(tmp_path / "letters.jsonl"))
     assert (code, "exporting" in shown) == (0, True), shown
+    code, shown = on_terminal(commands, "replay", "--all", "--dry-run")
+    assert (code, "counting" in shown) == (0, True), shown
     code, shown = on_terminal(commands, "purge", "--all", typed="n\n")
     assert (code, "Delete 3 dead letters for good?" in shown) == (1, True), shown
     assert app.dead_letter_store.count() == 3

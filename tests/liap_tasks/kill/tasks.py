@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
@@ -84,9 +85,24 @@ def fails(self: Any, folder: str, key: str) -> NoReturn:
 
 @shared_task(bind=True, name="kill.overruns", retry_policy=ONCE, timeout=0.3)
 def overruns(self: Any, folder: str, key: str) -> None:
-    note(folder, key, begun(self.request))
-    while True:
-        time.sleep(0.01)
+    """Go on until it is interrupted, and note after how many seconds."""
+    began = time.monotonic()
+    try:
+        while True:
+            time.sleep(0.01)
+    except SoftTimeLimitExceeded:
+        note(folder, key, f"{time.monotonic() - began:.3f}")
+        raise
+
+
+@shared_task(bind=True, name="kill.overruns_in_a_coroutine", retry_policy=ONCE, timeout=0.3)
+async def overruns_in_a_coroutine(self: Any, folder: str, key: str) -> None:
+    began = time.monotonic()
+    try:
+        await asyncio.Event().wait()
+    except SoftTimeLimitExceeded:
+        note(folder, key, f"{time.monotonic() - began:.3f}")
+        raise
 
 
 @shared_task(bind=True, name="kill.unique", retry_policy=TWICE, unique=Unique(key="key"))

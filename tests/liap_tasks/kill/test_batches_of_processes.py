@@ -5,10 +5,24 @@ from __future__ import annotations
 import pytest
 
 from liap_tasks import DeadLetterReason, LiapApp, dead_letters
+from liap_tasks.testing.nodes.worker import LocalTestWorker
 from tests.liap_tasks.kill import tasks
 from tests.liap_tasks.kill.conftest import Runs, StartWorker
 
-DEADLINE = 20
+DEADLINE = 60
+
+
+def assert_batched(worker: LocalTestWorker, runs: Runs) -> None:
+    """Send four items, of which three fill a batch."""
+    for key in "abcd":
+        tasks.in_batches.delay(str(runs.folder), key, False)
+    worker.assert_log_exists("d: in a batch of 1.", timeout=DEADLINE)
+    assert [runs.of(key) for key in "abcd"] == [["in a batch of 3"]] * 3 + [["in a batch of 1"]]
+
+
+@pytest.mark.rabbitmq
+def test_batches_are_run_in_greenlets(rabbit: LiapApp, start_worker: StartWorker, runs: Runs) -> None:
+    assert_batched(start_worker("-P", "gevent", "-c", "2", wait=False), runs)
 
 
 @pytest.mark.rabbitmq
@@ -17,10 +31,7 @@ def test_batches_are_run_in_processes_and_lost_ones_are_attempts(
 ) -> None:
     folder = str(runs.folder)
     worker = start_worker("-P", "prefork", "-c", "2")
-    for key in ("a", "b", "c", "d"):
-        tasks.in_batches.delay(folder, key, False)
-    worker.assert_log_exists("d: in a batch of 1.", timeout=DEADLINE)
-    assert [runs.of(key) for key in "abcd"] == [["in a batch of 3"]] * 3 + [["in a batch of 1"]]
+    assert_batched(worker, runs)
 
     tasks.in_batches.delay(folder, "e", False)
     deadly = tasks.in_batches.delay(folder, "f", True)

@@ -8,7 +8,7 @@ from liap_tasks import DeadLetterReason, LiapApp, dead_letters
 from tests.liap_tasks.kill import tasks
 from tests.liap_tasks.kill.conftest import Runs, StartWorker
 
-DEADLINE = 20
+DEADLINE = 60
 
 
 @pytest.mark.rabbitmq

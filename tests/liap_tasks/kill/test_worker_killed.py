@@ -12,10 +12,10 @@ from tests.liap_tasks.kill import tasks
 from tests.liap_tasks.kill.conftest import Runs, StartWorker
 
 DEADLINE = 60
-TASKS = 300
+TASKS = 200
 CONCURRENCY = 4
 WINDOW = CONCURRENCY * 4  # unacknowledged messages that a worker may hold (worker_prefetch_multiplier)
-KILLED_AFTER = (3, 50, 100)  # tasks done by the first, second and third worker
+KILLED_AFTER = (3, 60)  # tasks done by the first and second worker
 
 
 def waiting(app: LiapApp) -> int:
