@@ -149,6 +149,7 @@ class LiapApp(Celery):
 
     task_cls = "liap_tasks.task:LiapTask"
     amqp_cls = "liap_tasks.application:LiapAMQP"
+    events_cls = "liap_tasks.worker.event_dispatcher:LiapEvents"
 
     time_source: Clock
     """The clock by which deadlines, delays, due dead letters and periodic tasks go; the machine's unless given."""

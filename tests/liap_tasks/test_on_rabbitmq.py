@@ -12,6 +12,8 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from celery.events.event import get_exchange
+from kombu import Queue
 
 from liap_tasks import (
     DeadLetterReason,
@@ -205,3 +207,28 @@ def test_an_event_with_an_ordering_key_is_retried_where_keys_mean_nothing(
     with EmbeddedWorker(app):
         events.publish("room.moved", {}, ordering_key="r1")
         assert outcomes.states(2) == ["RETRY", "SUCCESS"]
+
+
+def test_events_for_monitors_wait_for_no_confirmation(rabbit: Callable[..., LiapApp]) -> None:
+    app = rabbit()
+    with app.connection_for_write() as connection:
+        assert connection.transport_options == {"confirm_publish": True}  # as calls and dead letters have it
+        connection.ensure_connection()
+        heard = Queue(exchange=get_exchange(connection), routing_key="#", exclusive=True)
+        bound = heard.bind(connection.channel())
+        bound.declare()
+        with app.connection_for_write() as own:
+            own.ensure_connection()
+            with app.events.Dispatcher(own, "worker-1") as dispatcher:
+                dispatcher.send("worker-heartbeat")
+                assert not own.connection.confirm_publish
+                with pytest.raises(TimeoutError):  # the worker's loop looks for heartbeats there; none waits
+                    own.drain_events(timeout=2 * DEADLINE)
+        with app.events.default_dispatcher("worker-2") as dispatcher:
+            dispatcher.send("worker-heartbeat")
+            assert dispatcher.connection.connection.confirm_publish  # the pool's, which others use too
+        names = []
+        while len(names) < 2:
+            message = bound.get(no_ack=True)
+            names += [] if message is None else [message.headers["hostname"]]
+    assert sorted(names) == ["worker-1", "worker-2"]
