@@ -11,9 +11,10 @@ import asyncio
 import logging
 import logging.handlers
 import os
+import resource
 import signal
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from transports.broker.background import go_to_background
@@ -36,6 +37,7 @@ __all__ = ["ALREADY_SERVED", "TOKEN_VARIABLE", "arguments", "main", "run"]
 TOKEN_VARIABLE = "LIAP_BROKER_TOKEN"
 ALREADY_SERVED = 3
 LOG_BYTES = 1024 * 1024
+MOST_FILES = 65_536
 
 logger = logging.getLogger("transports.broker")
 
@@ -97,6 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--frame-max {options.frame_max}: bytes, at least 4096")
     report = go_to_background() if options.background else _tell_nobody
     _set_up_log(options.log)
+    _allow_many_clients()
     code, text = 0, ""
     try:
         asyncio.run(run(options, lambda: report(0, str(os.getpid()))))
@@ -112,6 +115,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _tell_nobody(code: int, text: str) -> None:
     """Report nothing: who started this broker sees its log and its exit code."""
+
+
+def _allow_many_clients() -> None:
+    """Take as many connections as the system allows; the usual soft limit, 1,024 files, is for programs with select."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(ValueError, OSError):  # some systems have a lower limit that they do not tell
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _set_up_log(file: str | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import signal
 import socket
 import stat
@@ -29,10 +30,12 @@ def test_socket_and_directory_are_their_owner_s_alone_whatever_the_umask(tmp_pat
     path = tmp_path / "new" / "b.sock"
     if umask:
         path.parent.mkdir(mode=0o700)  # a directory of that umask could not be entered
-    with BrokerProcess(str(path), umask=umask):
+    with BrokerProcess(str(path), umask=umask) as broker:
         assert mode(path.parent) == 0o700
         assert mode(path) == 0o600
         assert mode(Path(f"{path}.lock")) == 0o600
+        files, most = resource.prlimit(broker.process.pid, resource.RLIMIT_NOFILE)
+        assert files == min(most, 65_536)  # each client is one
 
 
 def test_a_second_broker_says_who_serves_and_ends(tmp_path: Path) -> None:
