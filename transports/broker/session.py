@@ -172,15 +172,21 @@ class Session(asyncio.BufferedProtocol):
         self._settled.clear()
         self._confirming.clear()
         if self._welcomed:
-            for channel in list(self.channels.values()):
-                channel.publisher.close()
-            self.channels.clear()
-            self.broker.close_connection(self.client)
-            self.server.forget_if_empty(self.broker)
+            self._let_go_of_everything()
             if exc is not None:
                 logger.info("%s was lost (%s); what it held is back in its queues", self.name, exc)
         self.server.clients_changed()
         self.server.flush()
+
+    def _let_go_of_everything(self) -> None:
+        for channel in list(self.channels.values()):
+            channel.publisher.close()
+        self.channels.clear()
+        try:
+            self.broker.close_connection(self.client)
+        except Exception:
+            logger.exception("the broker failed at putting back what %s held", self.name)
+        self.server.forget_if_empty(self.broker)
 
     def drop(self, reason: str) -> None:
         """End this client for what it did, with the reason in the log and in its last frame."""

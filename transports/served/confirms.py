@@ -6,6 +6,7 @@ connection, asked by whoever published.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 from transports.engine.errors import EngineError
@@ -22,7 +23,7 @@ class Confirms:
         self.last = 0  # the number of the last publish, counted by whoever sends
         self.settled = 0  # all publishes up to this number are confirmed or refused
         self._refusals: dict[int, EngineError] = {}
-        self._returned: list[list[Any]] = []
+        self._returned: deque[list[Any]] = deque()
 
     def confirmed(self, number: int) -> None:
         """Note that all publishes up to ``number`` are settled."""
@@ -52,5 +53,4 @@ class Confirms:
 
     def take_returned(self) -> list[list[Any]]:
         """Return the messages that came back since the last call."""
-        returned, self._returned = self._returned, []
-        return returned
+        return [self._returned.popleft() for _ in range(len(self._returned))]
