@@ -32,10 +32,13 @@ def go_to_background() -> Report:
         os.dup2(nowhere, number)
     os.close(nowhere)
 
+    ends = [writing]
+
     def report(code: int, text: str) -> None:
-        with contextlib.suppress(OSError):  # told already, or nobody waits any more
-            os.write(writing, f"{code} {text}".encode())
-            os.close(writing)
+        if not ends:
+            return  # told already; its number may be another file's by now
+        with os.fdopen(ends.pop(), "wb", buffering=0) as end, contextlib.suppress(OSError):  # nobody waits any more
+            end.write(f"{code} {text}".encode())
 
     return report
 
