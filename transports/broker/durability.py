@@ -30,7 +30,7 @@ class Durability:
     """The journal as the server uses it. Belongs to the server's event loop."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, journal: FileJournal, on_failure: Callable[[JournalError], None]
+        self, loop: asyncio.AbstractEventLoop, journal: FileJournal, on_failure: Callable[[BaseException], None]
     ) -> None:
         """on_failure: called once, when the journal can be written no more; nothing is confirmed from then on."""
         self.failed = False
@@ -91,7 +91,7 @@ class Durability:
             return
         if error is not None:
             if not isinstance(error, JournalError):
-                raise error
+                logger.error("the journal failed where it should not have", exc_info=error)
             self._fail(error)
             return
         durable = done.result()
@@ -101,7 +101,7 @@ class Durability:
             session.write_out(settled)
         self._ask_the_disk()
 
-    def _fail(self, error: JournalError) -> None:
+    def _fail(self, error: BaseException) -> None:
         logger.critical("the journal cannot be written, nothing more is confirmed: %s", error)
         self.failed = True
         self._held.clear()

@@ -16,7 +16,7 @@ from dataclasses import asdict
 from typing import Any
 
 from transports.broker.durability import Durability
-from transports.broker.journal import FileJournal, JournalError
+from transports.broker.journal import FileJournal
 from transports.broker.publishing import Publisher
 from transports.broker.session import Session
 from transports.engine import Broker, Clock, SystemClock
@@ -42,7 +42,7 @@ class BrokerServer:
         journal: FileJournal | None = None,
         idle_exit: float | None = None,
         on_idle: Callable[[], None] | None = None,
-        on_failure: Callable[[JournalError], None] | None = None,
+        on_failure: Callable[[BaseException], None] | None = None,
         handshake_seconds: float = 10.0,
         frame_seconds: float = 60.0,
     ) -> None:
@@ -209,5 +209,5 @@ class BrokerServer:
             self._durability.close()
 
 
-def _ignore(error: JournalError) -> None:
+def _ignore(error: BaseException) -> None:
     """Whoever gave no one to tell finds it in the log."""

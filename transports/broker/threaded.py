@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,7 +27,10 @@ class BrokerThread:
     """A broker that serves a Unix socket, and TCP if asked, from a thread; a context manager."""
 
     def __init__(self, path: str, *, tcp: TcpAddress | None = None, token: str = "", **options: Any) -> None:
-        """options: those of BrokerServer. With a VirtualClock, advancing it is enough for timers to fire."""
+        """options: those of BrokerServer. With a VirtualClock, advancing it is enough for timers to fire.
+
+        A journal is closed by whoever opened it; when it can be written no more, the broker says so and ends.
+        """
         self.address = UnixAddress(path)
         self.tcp = tcp
         self._token = token
@@ -48,8 +51,13 @@ class BrokerThread:
     def stop(self) -> None:
         """Say goodbye to the clients and end the thread."""
         if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._ended.set)
+            with suppress(RuntimeError):  # it ends by itself meanwhile
+                self._loop.call_soon_threadsafe(self._end, "the broker stops")
             self._thread.join()
+
+    def _end(self, reason: str) -> None:
+        if not self._ended.done():
+            self._ended.set_result(reason)
 
     __enter__ = start
 
@@ -92,11 +100,12 @@ class BrokerThread:
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._ended = asyncio.Event()
+        self._ended: asyncio.Future[str] = self._loop.create_future()
         prepare_directory(self.address)
         with ExitStack() as held:
             lock = SocketLock(self.address.path)
             held.callback(lock.release)
+            self._options.setdefault("on_failure", lambda error: self._end(f"its journal failed: {error}"))
             self._server = server = BrokerServer(self._loop, **self._options)
             listeners = held.enter_context(ExitStack())
             listeners.callback((await listen_on_unix(server, self.address)).close)
@@ -109,6 +118,6 @@ class BrokerThread:
             if isinstance(server.clock, VirtualClock):
                 server.clock.attach(self)
             self._ready.set()
-            await self._ended.wait()
+            reason = await self._ended
             listeners.close()
-            await server.close("the broker stops")
+            await server.close(reason)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Literal
 
 import pytest
+from kombu import Connection
 
 from tests.transports.in_process_client import declare, publish, ready
 from tests.transports.served.conftest import Connect
 from tests.transports.served.raw import RawClient, eventually
 from transports.broker import BrokerServer, BrokerThread
+from transports.broker.journal import FileJournal, JournalError
 from transports.engine import Broker
 from transports.errors import TransportError
+from transports.served.stream import ConnectionLost
 
 Break = Callable[[str], None]
 
@@ -115,3 +120,29 @@ def test_a_timer_that_fails_stops_no_other_virtual_host(
 
 def _ready(server: BrokerServer, vhost: str) -> int:
     return server.brokers[vhost].queues["q"].ready.live
+
+
+@pytest.mark.parametrize(("sync", "failing"), [("os", "commit"), ("disk", "sync")])
+def test_a_broker_whose_disk_is_full_confirms_nothing_more_and_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sync: Literal["os", "disk"], failing: str
+) -> None:
+    """What was not confirmed may be there or not; what was confirmed is."""
+
+    def full(self: FileJournal) -> int:
+        raise JournalError.of("cannot write", tmp_path, OSError(28, "No space left on device"))
+
+    def open_journal() -> closing[FileJournal]:
+        return closing(FileJournal(tmp_path / "journal", sync=sync))
+
+    address = str(tmp_path / "b.sock")
+    with open_journal() as journal, BrokerThread(address, journal=journal), Connection(f"liap-broker://{address}") as c:
+        channel = c.channel()
+        channel.queue_declare("q", durable=True, auto_delete=False)
+        publish(channel, "q", b"confirmed", properties={"delivery_mode": 2})
+        with monkeypatch.context() as patched:
+            patched.setattr(FileJournal, failing, full)
+            with pytest.raises(ConnectionLost, match=r"its journal failed: .*No space left on device"):
+                publish(channel, "q", b"not confirmed", properties={"delivery_mode": 2})
+
+    with open_journal() as journal, BrokerThread(address, journal=journal), Connection(f"liap-broker://{address}") as c:
+        assert ready(c.channel(), "q")[0] == b"confirmed"

@@ -124,7 +124,7 @@ def test_who_does_not_greet_as_the_protocol_says_is_told_why(
 
 
 @given(st.binary(min_size=1, max_size=200))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_random_bytes_instead_of_a_greeting_end_the_connection(
     served: BrokerThread, witness: Witness, sent: bytes
 ) -> None:

@@ -104,7 +104,7 @@ def test_connections_that_come_and_go_leave_no_file_open(served: BrokerThread) -
     come_and_go(0)
     eventually(lambda: sessions(served), 0)
     before = len(os.listdir("/proc/self/fd"))
-    for turn in range(40):
+    for turn in range(12):
         come_and_go(turn % 4)
         gc.collect()
         eventually(lambda: sessions(served), 0)
