@@ -24,6 +24,7 @@ from liap_tasks.policies import DeadLetterReason
 from liap_tasks.time_source import call_after, clock_of
 from liap_tasks.worker.batch_collector import BatchCollector, window_of
 from liap_tasks.worker.event_copies import deliver_event, is_event
+from liap_tasks.worker.neighbours import let_workers_meet
 from liap_tasks.worker.redelivery import HEADER as REDELIVERIES
 from liap_tasks.worker.redelivery import put_back_counted
 from liap_tasks.worker.unreadable import Kept, flaw_of, keep
@@ -52,6 +53,7 @@ class LiapConsumer(Consumer):
     app: Any
 
     def __init__(self, *args: Any, **options: Any) -> None:
+        let_workers_meet()
         super().__init__(*args, **options)
         self._queue_of: dict[str | None, str] = {}
         if self.initial_prefetch_count:  # 0: the prefetch is not limited
@@ -76,6 +78,15 @@ class LiapConsumer(Consumer):
             return self.timer.call_after(seconds, function, args)
         # Celery's timer thread looks at a new entry up to a second late (celery 5.7, timer2).
         return call_after(clock_of(self.app), seconds, function, args)
+
+    def add_task_queue(self, queue: str, exchange: str | None = None, *args: Any, **options: Any) -> None:
+        """Consume one more queue (``celery control add_consumer``): the one that calls to this name go to.
+
+        Celery would declare another of that name, and end for the refusal (celery 5.7).
+        """
+        if exchange is None and queue not in self.app.amqp.queues:
+            self.app.amqp.queues.add(self.app.missing_queue(queue))
+        super().add_task_queue(queue, exchange, *args, **options)
 
     def stop(self) -> None:
         """Called when the worker stops, before its pool does."""

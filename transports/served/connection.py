@@ -41,8 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ServedConnection"]
 
-# One drain delivers what is there, but gives control back after this much: a worker's loop looks at its own
-# business (shutdown, prefetch changes) between drains.
+# An event loop is handed what is there, but has control back after this much: it has other business.
 DRAIN_COUNT = 64
 DRAIN_SECONDS = 0.01
 
@@ -242,25 +241,28 @@ class ServedConnection:
         return number
 
     def drain_events(self, timeout: float | None = None) -> None:
-        """Wait for a delivery and hand out what has arrived.
+        """Wait for a delivery and hand it out: one, as kombu's users count them (the ``limit`` of remote control).
 
         timeout: seconds, None for ever, 0 not to wait. Raises ``socket.timeout`` when nothing came in time.
         """
         self.check()  # a forked child has a copy of what the parent has not drained
-        inbox = self.inbox
-        arrival = inbox.take()
+        arrival = self.inbox.take()
         if arrival is None:
             arrival = self._await_arrival(timeout)
+        arrival.channel.receive(arrival)
+
+    def drain_arrived(self) -> None:
+        """Hand out what has arrived, without waiting, for at most DRAIN_SECONDS; ``socket.timeout`` as above."""
+        self.drain_events(timeout=0)
+        inbox = self.inbox
         stop = monotonic() + DRAIN_SECONDS
-        for _ in range(DRAIN_COUNT):
-            arrival.channel.receive(arrival)
+        for _ in range(DRAIN_COUNT - 1):
             if monotonic() > stop:
                 return
-            following = inbox.take()
-            if following is None:
+            arrival = inbox.take()
+            if arrival is None:
                 return
-            arrival = following
-        arrival.channel.receive(arrival)
+            arrival.channel.receive(arrival)
 
     def _await_arrival(self, timeout: float | None) -> Arrival:
         deadline = None if timeout is None else monotonic() + timeout

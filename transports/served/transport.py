@@ -121,7 +121,7 @@ class ServedTransport(base.Transport):
     def on_readable(self, connection: ServedConnection, loop: Any) -> None:
         """Hand out a portion of what has come, and come again for the rest; other work of the loop has its turn."""
         try:
-            connection.drain_events(timeout=0)
+            connection.drain_arrived()
         except TimeoutError:
             return
         finally:  # also when a callback failed: what has come behind its message must not wait for more to come

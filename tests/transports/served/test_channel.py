@@ -429,3 +429,18 @@ def test_a_consumer_that_comes_and_goes_while_another_thread_drains_loses_and_do
     assert sorted(got) == list(range(count))
     numbers = channel.queue_stats("q")["q"]
     assert (numbers["ready"], numbers["unacked"], numbers["requeued"]) == (0, 0, 0)
+
+
+def test_one_drain_hands_out_one_message(connect: Connect, served: BrokerThread) -> None:
+    # Whoever counts messages counts drains: a remote control command with ``limit=2`` drains twice, and waits no longer.
+    channel = connect().channel()
+    declare(channel, "q")
+    received: list[Any] = []
+    for body in (b"1", b"2", b"3"):
+        publish(channel, "q", body)
+    channel.basic_consume("q", no_ack=True, callback=received.append)
+    served.settle()
+
+    channel.connection.drain_events(timeout=30)
+
+    assert [bytes(message.body) for message in received] == [b"1"]
