@@ -79,14 +79,14 @@ class LiapConsumer(Consumer):
         # Celery's timer thread looks at a new entry up to a second late (celery 5.7, timer2).
         return call_after(clock_of(self.app), seconds, function, args)
 
-    def add_task_queue(self, queue: str, exchange: str | None = None, *args: Any, **options: Any) -> None:
+    def add_task_queue(self, queue: Any, exchange: Any = None, *args: Any, **options: Any) -> Any:
         """Consume one more queue (``celery control add_consumer``): the one that calls to this name go to.
 
         Celery would declare another of that name, and end for the refusal (celery 5.7).
         """
         if exchange is None and queue not in self.app.amqp.queues:
             self.app.amqp.queues.add(self.app.missing_queue(queue))
-        super().add_task_queue(queue, exchange, *args, **options)
+        return super().add_task_queue(queue, exchange, *args, **options)
 
     def stop(self) -> None:
         """Called when the worker stops, before its pool does."""

@@ -32,6 +32,11 @@ READ_BYTES = 256 * 1024
 MOST_READS = 8
 
 
+#: What a signal's handler gets that uses the connection its own thread was in the middle of using: it cannot wait for
+#: that to end. (Celery's beat closes its connections in the handler of SIGTERM.)
+INTERRUPTED = "a signal's handler wanted to use the connection in the middle of its use"
+
+
 class ConnectionLost(ConnectionError):
     """The connection to the broker is gone; the text says how."""
 
@@ -52,8 +57,10 @@ class FrameStream:
         self._on_frame = on_frame
         self._reader = FrameReader(DEFAULT_FRAME_MAX * 2)
         self._pid = os.getpid()
-        self._sending = threading.Lock()
+        self._sending = threading.RLock()
+        self._in_send = False
         self._reading = threading.Lock()
+        self._reading_thread = 0  # who holds it
         self._changed = threading.Condition(threading.Lock())
         self._followers = 0
         self._buffer = bytearray(READ_BYTES)
@@ -89,7 +96,9 @@ class FrameStream:
         self.check()
         try:
             with self._sending:
+                self._check_not_in_send()
                 try:
+                    self._in_send = True
                     if self._unsent:
                         data, self._unsent = self._unsent + data, b""
                     try:
@@ -105,22 +114,28 @@ class FrameStream:
                 except BaseException:  # a signal's handler: nobody knows how much of the frame is gone
                     self._lose("a frame was broken off in the middle")
                     raise
+                finally:
+                    self._in_send = False
                 self.last_sent = monotonic()
         finally:
             if self._closed:
                 self._close_if_free()
 
+    def _check_not_in_send(self) -> None:
+        if self._in_send:
+            raise self._lose(INTERRUPTED)
+
     def _send_rest(self, rest: memoryview) -> None:
         stalled = monotonic() + self.patience
         while rest:
-            may_read = self._reading.acquire(blocking=False)
+            may_read = self._take_reading()
             try:
                 self._poll(select.POLLOUT | (select.POLLIN if may_read else 0), 0.1)
                 if may_read:
                     self._read()
             finally:
                 if may_read:
-                    self._reading.release()
+                    self._leave_reading()
                     self._tell()
             try:
                 rest = rest[self._socket.send(rest) :]
@@ -131,14 +146,14 @@ class FrameStream:
 
     def _cannot_send(self, error: OSError) -> ConnectionLost:
         """Return why the broker takes nothing any more: in its own words, if it has sent some."""
-        if self._reading.acquire(blocking=False):
+        if self._take_reading():
             try:
                 while self._read():
                     pass
             except ConnectionLost as told:
                 return told
             finally:
-                self._reading.release()
+                self._leave_reading()
                 self._tell()
         return self._lose(f"the broker is gone: {error}")
 
@@ -146,7 +161,7 @@ class FrameStream:
         """Send a small frame from within ``on_frame``, without waiting; left out while anything else is being sent."""
         if self._sending.acquire(blocking=False):
             try:
-                if not self._unsent:
+                if not self._in_send and not self._unsent:
                     self._unsent = frame[self._socket.send(frame) :]
                     self.last_sent = monotonic()
             except OSError:
@@ -163,7 +178,7 @@ class FrameStream:
         ``arrived()`` may be true.
         """
         self.check()
-        if self._reading.acquire(blocking=False):
+        if self._take_reading():
             try:
                 if arrived() or self._read():
                     return True
@@ -172,7 +187,7 @@ class FrameStream:
                 self._read()
                 return True
             finally:
-                self._reading.release()
+                self._leave_reading()
                 self._tell()
         return self._follow(arrived, timeout)
 
@@ -184,14 +199,14 @@ class FrameStream:
             if remaining is not None and remaining <= 0:
                 return False
             self.check()
-            if self._reading.acquire(blocking=False):
+            if self._take_reading():
                 try:
                     if arrived():
                         return True
                     if self._poll(select.POLLIN, remaining):
                         self._read()
                 finally:
-                    self._reading.release()
+                    self._leave_reading()
                     self._tell()
             else:
                 self._follow(arrived, remaining)
@@ -199,12 +214,24 @@ class FrameStream:
 
     def _follow(self, arrived: Callable[[], bool], timeout: float | None) -> bool:
         """Wait until the thread that reads has something to tell."""
+        if self._reading_thread == threading.get_ident():
+            raise self._lose(INTERRUPTED)
         with self._changed:
             self._followers += 1  # from here on it tells us; what it read before, ``arrived`` knows
             try:
                 return arrived() or not self._reading.locked() or self._changed.wait(timeout)
             finally:
                 self._followers -= 1
+
+    def _take_reading(self) -> bool:
+        if self._reading.acquire(blocking=False):
+            self._reading_thread = threading.get_ident()
+            return True
+        return False
+
+    def _leave_reading(self) -> None:
+        self._reading_thread = 0
+        self._reading.release()
 
     def _tell(self) -> None:
         if self._followers:
@@ -276,10 +303,10 @@ class FrameStream:
         """Close the socket of a closed stream, unless a thread is using it: that one will."""
         if self._sending.acquire(blocking=False):
             try:
-                if self._reading.acquire(blocking=False):
+                if not self._in_send and self._take_reading():
                     try:
                         self._socket.close()
                     finally:
-                        self._reading.release()
+                        self._leave_reading()
             finally:
                 self._sending.release()

@@ -17,3 +17,12 @@ def world(tmp_path_factory: pytest.TempPathFactory, _watchdog: Watchdog) -> Iter
     yield made
     pools.reset()  # kombu keeps pools for the whole process, by URL
     made.close()
+
+
+@pytest.fixture
+def priority_world(tmp_path_factory: pytest.TempPathFactory, _watchdog: Watchdog) -> Iterator[World]:
+    """Another broker, whose queues all have priorities."""
+    made = World(tmp_path_factory.mktemp("priority"), _watchdog, "liap-broker-priority")
+    yield made
+    pools.reset()
+    made.close()

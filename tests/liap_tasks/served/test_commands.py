@@ -73,10 +73,8 @@ def test_a_full_queue_refuses_the_call_of_another_process(world: World, queue: s
     narrow.close()
 
 
-def test_urgent_calls_overtake_on_the_priority_transport(
-    tmp_path_factory: pytest.TempPathFactory, _watchdog: object
-) -> None:
-    world = World(tmp_path_factory.mktemp("priority"), _watchdog, "liap-broker-priority")  # type: ignore[arg-type]
+def test_urgent_calls_overtake_on_the_priority_transport(priority_world: World) -> None:
+    world = priority_world
     for number, priority in enumerate((MessagePriority.LOW, MessagePriority.NORMAL, MessagePriority.CRITICAL)):
         arguments = (str(world.notes), "order", number)
         world.app.tasks["served.in_order"].apply_async(arguments, priority=priority)
@@ -85,7 +83,6 @@ def test_urgent_calls_overtake_on_the_priority_transport(
 
     until(lambda: len(world.noted("order")) == 6, "not all have run")
     assert [line for line in world.noted("order") if "begun" in line] == ["2 begun", "1 begun", "0 begun"]
-    world.close()
 
 
 def test_beat_sends_what_is_due(world: World, worker: LocalProcess) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from typing import Any
 
@@ -432,7 +433,7 @@ def test_a_consumer_that_comes_and_goes_while_another_thread_drains_loses_and_do
 
 
 def test_one_drain_hands_out_one_message(connect: Connect, served: BrokerThread) -> None:
-    # Whoever counts messages counts drains: a remote control command with ``limit=2`` drains twice, and waits no longer.
+    # Whoever counts messages counts drains: remote control with ``limit=2`` drains twice, and waits no longer.
     channel = connect().channel()
     declare(channel, "q")
     received: list[Any] = []
@@ -444,3 +445,25 @@ def test_one_drain_hands_out_one_message(connect: Connect, served: BrokerThread)
     channel.connection.drain_events(timeout=30)
 
     assert [bytes(message.body) for message in received] == [b"1"]
+
+
+def test_a_signals_handler_may_close_the_connection_that_its_thread_waits_on(connect: Connect) -> None:
+    connection = connect(call_timeout=3600)
+    channel = connection.channel()
+    declare(channel, "q")
+    channel.basic_consume("q", callback=lambda message: None)
+
+    def end(*_: object) -> None:
+        connection.close()
+        raise SystemExit
+
+    before = signal.signal(signal.SIGALRM, end)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(SystemExit):
+            connection.drain_events()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+    with connect() as other:  # what it held is let go of
+        assert other.default_channel.queue_declare("q", passive=True).consumer_count == 0

@@ -171,7 +171,7 @@ def test_a_frame_broken_off_by_a_signal_ends_the_connection(ends: Ends) -> None:
 
     before = signal.signal(signal.SIGUSR1, interrupt)
     try:
-        signaller = in_thread(lambda: (eventually(ends.stream._sending.locked), os.kill(os.getpid(), signal.SIGUSR1)))
+        signaller = in_thread(lambda: (eventually(lambda: ends.stream._in_send), os.kill(os.getpid(), signal.SIGUSR1)))
         with pytest.raises(_Interrupted):
             ends.stream.send(b"x" * 10_000_000)
         signaller()
