@@ -11,10 +11,15 @@ from typing import TYPE_CHECKING, Any
 from amqp.exceptions import RecoverableConnectionError
 from celery.backends.rpc import RPCBackend
 
+from transports import BrokerUnavailableError
+
 if TYPE_CHECKING:
     from liap_tasks.application import LiapApp
 
 __all__ = ["ReplyBackend"]
+
+#: Why a result could not be sent at once. It must get past them: Celery takes an error here for the task's.
+CONNECTION_ERRORS = (ConnectionError, BrokerUnavailableError, RecoverableConnectionError)
 
 
 class ReplyBackend(RPCBackend):
@@ -29,7 +34,10 @@ class ReplyBackend(RPCBackend):
         self, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None, **options: Any
     ) -> Any:
         """Send a result; see Celery's ``store_result``."""
-        lane = self.app.lane.channel()
+        try:
+            lane = self.app.lane.channel()
+        except CONNECTION_ERRORS:
+            lane = None
         if lane is None:
             return super().store_result(task_id, result, state, traceback, request, **options)
         queue, correlation_id = self.destination_for(task_id, request)
@@ -46,6 +54,6 @@ class ReplyBackend(RPCBackend):
                 properties=properties,
                 priority=0,
             )
-        except RecoverableConnectionError:  # closed by another thread this very moment
+        except CONNECTION_ERRORS:  # lost since the last result, or just now; Celery tries again until it is there
             return super().store_result(task_id, result, state, traceback, request, **options)
         return result

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from celery import chain, signals
+from celery.app.task import Context
 from kombu import Exchange, Queue
 from kombu.exceptions import EncodeError
 from pydantic import BaseModel
@@ -411,4 +412,21 @@ def test_calls_go_on_when_a_served_broker_has_been_replaced(
     with BrokerThread(path):
         task.delay()
         assert stats(app)["ready"] == 1
+        app.close()
+
+
+def test_a_result_goes_out_when_a_served_broker_has_been_replaced(
+    new_app: Callable[..., LiapApp], tmp_path: Path, stats: Callable[..., Any]
+) -> None:
+    path = str(tmp_path / "b.sock")
+    request = Context(reply_to="replies", correlation_id="call")
+    with BrokerThread(path):
+        app = new_app(message_queue_url=f"liap-broker://{path}")
+        app.backend.store_result("call", 1, "SUCCESS", request=request)
+        assert app.lane.channel() is not None
+    with BrokerThread(path):
+        with app.connection_for_write() as connection:
+            connection.default_channel.queue_declare("replies", auto_delete=False)
+        app.backend.store_result("call", 2, "SUCCESS", request=request)
+        assert stats(app, "replies")["ready"] == 1
         app.close()
