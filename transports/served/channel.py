@@ -118,7 +118,7 @@ class Channel(KombuChannel):
                 connection.send_frame(frame)
         if pipeline is not None or not number:
             return
-        self.await_confirmation(number)
+        self.await_confirmation(connection, number)
         refusal = confirms.take_refusal(number)
         if mandatory:
             self.tell_of_returns()
@@ -169,13 +169,12 @@ class Channel(KombuChannel):
             message.body,
         )
 
-    def await_confirmation(self, number: int) -> None:
-        """Return when a publish is confirmed or refused.
+    def await_confirmation(self, connection: ServedConnection, number: int) -> None:
+        """Return when a publish on this connection is confirmed or refused.
 
         Raises ConnectionLost when the broker settles nothing for as long as it may, RecoverableConnectionError when the
         channel was closed meanwhile.
         """
-        connection = self._live()
         confirms = self.confirms
         settled = -1
         while not connection.wait_until(lambda: confirms.is_settled(number) or self._ended, connection.patience):

@@ -42,7 +42,7 @@ class Pipeline:
         if len(self._bundle) >= BUNDLE_COUNT or self._bundle_bytes >= BUNDLE_BYTES:
             self.flush()
             if not self._channel.confirms.is_settled(number - WINDOW):
-                self._channel.await_confirmation(number - WINDOW // 2)
+                self._channel.await_confirmation(self._connection, number - WINDOW // 2)
 
     def flush(self) -> None:
         """Send what has been collected."""
@@ -54,7 +54,7 @@ class Pipeline:
     def finish(self) -> None:
         """Wait until all are confirmed, and note in ``refusals`` those that were not."""
         channel = self._channel
-        channel.await_confirmation(self._last)
+        channel.await_confirmation(self._connection, self._last)
         self.refusals = channel.confirms.take_refusals(self._first, self._last)
         channel.tell_of_returns()
 
