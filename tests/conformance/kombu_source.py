@@ -16,7 +16,7 @@ from types import ModuleType
 
 import kombu
 
-__all__ = ["SourceUnavailable", "integration_classes"]
+__all__ = ["SourceUnavailable", "integration_classes", "source_archive"]
 
 ROOT = Path(__file__).parents[2]
 MEMBER = "t/integration/common.py"
@@ -46,24 +46,30 @@ def integration_classes() -> ModuleType:
 
 def _fetch() -> bytes:
     with tempfile.TemporaryDirectory(prefix="liap-kombu-") as folder:
-        command = [
-            *(sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"),
-            *("--no-deps", "--no-binary", "kombu", "--retries", "1", "--dest", folder),
-            f"kombu=={kombu.__version__}",
-        ]
-        try:
-            done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=FETCH_SECONDS)
-        except subprocess.TimeoutExpired:
-            raise SourceUnavailable(f"pip did not answer in {FETCH_SECONDS} s") from None
-        archives = list(Path(folder).glob("kombu-*.tar.gz"))
-        if done.returncode or not archives:
-            lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-            raise SourceUnavailable(lines[-1] if lines else f"pip ended with status {done.returncode}")
-        with tarfile.open(archives[0]) as archive:
-            name = f"{archives[0].name.removesuffix('.tar.gz')}/{MEMBER}"
+        path = source_archive("kombu", kombu.__version__, Path(folder))
+        with tarfile.open(path) as archive:
+            name = f"{path.name.removesuffix('.tar.gz')}/{MEMBER}"
             try:
                 member = archive.extractfile(name)
             except KeyError:
-                raise SourceUnavailable(f"{archives[0].name} has no {MEMBER}") from None
+                raise SourceUnavailable(f"{path.name} has no {MEMBER}") from None
             assert member is not None
             return member.read()
+
+
+def source_archive(package: str, version: str, folder: Path) -> Path:
+    """Have pip fetch the source distribution of a package into a folder; raises SourceUnavailable."""
+    command = [
+        *(sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"),
+        *("--no-deps", "--no-binary", package, "--retries", "1", "--dest", str(folder)),
+        f"{package}=={version}",
+    ]
+    try:
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=FETCH_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise SourceUnavailable(f"pip did not answer in {FETCH_SECONDS} s") from None
+    archives = list(folder.glob(f"{package}-*.tar.gz"))
+    if done.returncode or not archives:
+        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        raise SourceUnavailable(lines[-1] if lines else f"pip ended with status {done.returncode}")
+    return archives[0]
