@@ -45,8 +45,8 @@ class PersistentScheduler(beat.PersistentScheduler):
         if broker_feature(url, "in_process"):
             logger.warning(
                 "this beat sends into the memory of its own process, where no worker is: run it inside the publishing "
-                "program (liap_tasks.EmbeddedWorker with beat=True), or set MESSAGE_QUEUE_TYPE=rabbitmq or "
-                "MESSAGE_QUEUE_URL"
+                "program (liap_tasks.EmbeddedWorker with beat=True), or let the processes of this user share a "
+                "broker: unset MESSAGE_QUEUE_URL"
             )
         warn_of_long_turns(self)
 

@@ -1,9 +1,9 @@
 """Delayed calls: which there are, and how to cancel or move them by task id.
 
-Where the broker holds delayed messages itself (``liap-memory://``, ``liap-priority://``) it is asked, and answers for
-all: a call is either still waiting there, and then cancelled or moved, or it has gone out. Elsewhere (RabbitMQ, Redis)
-workers hold what they have received: they are asked, each for its own, a cancelled call is revoked, and a call cannot
-be moved. There a call that no worker has received yet is not known, and when no worker answers that is an error.
+Where the broker holds delayed messages itself (all of ours, ``liap-...://``) it is asked, and answers for all: a call
+is either still waiting there, and then cancelled or moved, or it has gone out. Elsewhere (RabbitMQ, Redis) workers
+hold what they have received: they are asked, each for its own, a cancelled call is revoked, and a call cannot be moved.
+There a call that no worker has received yet is not known, and when no worker answers that is an error.
 """
 
 from __future__ import annotations

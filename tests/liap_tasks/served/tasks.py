@@ -64,8 +64,3 @@ def in_order(folder: str, key: str, number: int) -> None:
 def fails(self: Any, folder: str, key: str) -> NoReturn:
     note(folder, key, f"attempt {self.attempt}")
     raise LookupError(key)
-
-
-@shared_task(name="served.publishes_for_ever")
-def publishes_for_ever() -> None:
-    """Named by a program that is killed while it publishes; no worker takes it."""
