@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
@@ -12,6 +13,20 @@ from liap_tasks import MessagePriority, QueueFullError
 from liap_tasks.dead_letter_store import LetterFilter, LetterState
 from liap_tasks.testing.nodes.process import LocalProcess
 from tests.liap_tasks.served.world import DEADLINE, World, until
+
+GEVENT = """
+from gevent import monkey; monkey.patch_all()
+import gevent
+from tests.liap_tasks.served import tasks
+from tests.liap_tasks.served.worker_app import app
+
+def call(number):
+    return app.tasks["served.add"].delay(number, 1).get(timeout=60)
+
+jobs = [gevent.spawn(call, number) for number in range(20)]
+gevent.joinall(jobs)
+print("answers:", sum(job.get() for job in jobs))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -114,3 +129,9 @@ def test_results_can_be_kept_in_a_database(world: World, worker: LocalProcess) -
     keeps.kill("SIGTERM")
     assert world.end_of(keeps) == 0
     asks.close()
+
+
+def test_greenlets_call_and_wait_at_once(world: World, worker: LocalProcess) -> None:
+    program = world.start(sys.executable, "-c", GEVENT, label="gevent", ready="answers: 210")
+
+    assert world.end_of(program) == 0
