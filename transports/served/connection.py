@@ -241,8 +241,10 @@ class ServedConnection:
         return number
 
     def drain_events(self, timeout: float | None = None) -> None:
-        """Wait for a delivery and hand it out: one, as kombu's users count them (the ``limit`` of remote control).
+        """Wait for a delivery and hand it out, with those to be acknowledged that have come behind it.
 
+        A delivery without acknowledgement is handed out alone: answers to remote control are such, and kombu counts
+        drains where it counts them (``limit``). Others come in portions, as on kombu's virtual transports.
         timeout: seconds, None for ever, 0 not to wait. Raises ``socket.timeout`` when nothing came in time.
         """
         self.check()  # a forked child has a copy of what the parent has not drained
@@ -250,16 +252,20 @@ class ServedConnection:
         if arrival is None:
             arrival = self._await_arrival(timeout)
         arrival.channel.receive(arrival)
+        if arrival.is_held:
+            self._hand_out(self.inbox.take_held)
 
     def drain_arrived(self) -> None:
-        """Hand out what has arrived, without waiting, for at most DRAIN_SECONDS; ``socket.timeout`` as above."""
+        """Hand out a portion of what has arrived, without waiting; ``socket.timeout`` as above."""
         self.drain_events(timeout=0)
-        inbox = self.inbox
+        self._hand_out(self.inbox.take)
+
+    def _hand_out(self, take: Callable[[], Arrival | None]) -> None:
         stop = monotonic() + DRAIN_SECONDS
         for _ in range(DRAIN_COUNT - 1):
             if monotonic() > stop:
                 return
-            arrival = inbox.take()
+            arrival = take()
             if arrival is None:
                 return
             arrival.channel.receive(arrival)

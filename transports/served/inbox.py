@@ -47,6 +47,11 @@ class Arrival(NamedTuple):
     subscription: Subscription | None
     fields: list[Any]
 
+    @property
+    def is_held(self) -> bool:
+        """Whether it is a delivery that waits for its acknowledgement."""
+        return self.subscription is not None and not self.subscription.no_ack and self.fields[0] == DELIVERY
+
 
 class Inbox:
     """A queue of arrivals that can be taken back. One thread at a time adds; any may take."""
@@ -67,6 +72,11 @@ class Inbox:
         """Return the next arrival, or None."""
         with self._taking:
             return self._arrivals.popleft() if self._arrivals else None
+
+    def take_held(self) -> Arrival | None:
+        """Return the next arrival if it is a delivery to be acknowledged, or None."""
+        with self._taking:
+            return self._arrivals.popleft() if self._arrivals and self._arrivals[0].is_held else None
 
     def recall(self, channel: Channel, subscription: Subscription | None = None) -> list[Arrival]:
         """Take back the deliveries of a channel that nobody has seen, or all that came for one of its subscriptions."""

@@ -432,19 +432,22 @@ def test_a_consumer_that_comes_and_goes_while_another_thread_drains_loses_and_do
     assert (numbers["ready"], numbers["unacked"], numbers["requeued"]) == (0, 0, 0)
 
 
-def test_one_drain_hands_out_one_message(connect: Connect, served: BrokerThread) -> None:
+@pytest.mark.parametrize(("no_ack", "drained"), [(True, [b"1"]), (False, [b"1", b"2", b"3"])])
+def test_one_drain_hands_out_one_message_that_is_not_to_be_acknowledged(
+    connect: Connect, served: BrokerThread, no_ack: bool, drained: list[bytes]
+) -> None:
     # Whoever counts messages counts drains: remote control with ``limit=2`` drains twice, and waits no longer.
     channel = connect().channel()
     declare(channel, "q")
     received: list[Any] = []
     for body in (b"1", b"2", b"3"):
         publish(channel, "q", body)
-    channel.basic_consume("q", no_ack=True, callback=received.append)
+    channel.basic_consume("q", no_ack=no_ack, callback=received.append)
     served.settle()
 
     channel.connection.drain_events(timeout=30)
 
-    assert [bytes(message.body) for message in received] == [b"1"]
+    assert [bytes(message.body) for message in received] == drained
 
 
 def test_a_signals_handler_may_close_the_connection_that_its_thread_waits_on(connect: Connect) -> None:
