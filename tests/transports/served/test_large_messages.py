@@ -104,8 +104,8 @@ def test_connections_that_come_and_go_leave_no_file_open(served: BrokerThread) -
     come_and_go(0)
     eventually(lambda: sessions(served), 0)
     before = len(os.listdir("/proc/self/fd"))
-    for turn in range(12):
-        come_and_go(turn % 4)
+    for way in range(4):
+        come_and_go(way)
         gc.collect()
         eventually(lambda: sessions(served), 0)
     eventually(lambda: len(os.listdir("/proc/self/fd")), before)
