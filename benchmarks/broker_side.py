@@ -71,7 +71,7 @@ def rows(scale: float, repeat: int) -> list[Figure]:
     many = int(40_000 * scale)
     with served() as plain, served("--journal", "JOURNAL") as journalled:
         brokers = {"": _Broker(plain, persistent=False), ", journal": _Broker(journalled, persistent=True)}
-        memory = {name: broker.memory_per_message(max(many, 50_000)) for name, broker in brokers.items()}
+        memory = {name: broker.memory_per_message(50_000 if scale >= 1 else many) for name, broker in brokers.items()}
         publish: dict[str, float] = dict.fromkeys(brokers, 0.0)
         deliver = dict(publish)
 

@@ -107,10 +107,6 @@ class TestPriorityExchangeTypes(OnPriority, common.BaseExchangeTypes):
     pass
 
 
-class TestPriorityTimeToLive(OnPriority, common.BaseTimeToLive):
-    pass
-
-
 class TestPriorityPriority(OnPriority, common.BasePriority):
     pass
 
