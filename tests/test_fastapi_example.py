@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
 import pytest
+from celery.signals import task_success
 
 from examples import fastapi_backend
 from liap_tasks.testing import isolated
@@ -52,14 +54,24 @@ def test_the_fallback_answers_when_no_worker_does() -> None:
 
 
 def test_work_is_handed_over_and_done(capfd: pytest.CaptureFixture[str]) -> None:
+    done = threading.Event()
+
+    def note(sender: Any, **_: Any) -> None:
+        if sender.name == "backend.settle":
+            done.set()
+
     async def talk() -> httpx.Response:
         async with served() as client:
             answer = await client.post("/games/g7/end")
-            while "settled g7" not in capfd.readouterr().out:
-                await asyncio.sleep(0.005)
+            assert await asyncio.to_thread(done.wait, 30)
             return answer
 
-    answer = asyncio.run(asyncio.wait_for(talk(), 10))
+    task_success.connect(note)
+    try:
+        answer = asyncio.run(talk())
+    finally:
+        task_success.disconnect(note)
+    assert "settled g7" in capfd.readouterr().out
     assert answer.status_code == 202
     assert answer.json()["task"]
 

@@ -22,6 +22,7 @@ import os
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from inspect import iscoroutinefunction
@@ -127,6 +128,8 @@ class _OwnLoop:
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
         self._deadlines = Deadlines(self.loop)
+        # Not by __del__: among garbage that refers to itself the loop's sockets may be finalized before it.
+        weakref.finalize(self, _close_loop, self.loop).atexit = False
 
     def run(self, coroutine: LimitedCoroutine) -> Any:
         """Run a coroutine to its end, here."""
@@ -153,9 +156,10 @@ class _OwnLoop:
         finally:
             coroutine.disarm()
 
-    def __del__(self) -> None:
-        if not self.loop.is_closed() and not self.loop.is_running():
-            self.loop.close()
+
+def _close_loop(loop: asyncio.AbstractEventLoop) -> None:
+    if not loop.is_closed() and not loop.is_running():
+        loop.close()
 
 
 def _stop_loop(task: asyncio.Task[Any]) -> None:
