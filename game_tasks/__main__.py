@@ -29,6 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     # A game that plays by itself needs no other process: its broker is in this one unless the environment says else.
     if "MESSAGE_QUEUE_TYPE" not in os.environ:
         os.environ.setdefault("MESSAGE_QUEUE_URL", "liap-priority://")
+    os.environ["DLQ_STORE_URL"] = "none"  # dead letters stay in their queue, where they are counted and shown
     # What goes wrong on purpose is shown in a table at the end.
     logging.basicConfig(level=logging.CRITICAL)
 

@@ -38,7 +38,6 @@ def play(seed: int, console: Console, *, concurrency: int = 4) -> bool:
     """Play the game of ``seed`` and show it; True when every event reached every subscriber exactly once."""
     with tempfile.TemporaryDirectory(prefix="liap-demo-") as folder:
         os.environ.setdefault("GAME_ARCHIVE_PATH", str(Path(folder) / "games.sqlite3"))
-        os.environ["DLQ_STORE_URL"] = "none"  # dead letters stay in their queue, where the tally is taken
         began = time.monotonic()
         tally = Tally()
         view = GameView(console, partial(queue_statistics, app))

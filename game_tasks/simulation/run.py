@@ -47,7 +47,6 @@ def simulate(
     """
     with tempfile.TemporaryDirectory(prefix="liap-simulation-") as folder:
         os.environ["GAME_ARCHIVE_PATH"] = str(Path(folder) / "games.sqlite3")
-        os.environ["DLQ_STORE_URL"] = "none"  # dead letters stay in their queue, where they are counted
         return _Simulation(rooms, console).run(seed=seed, bots=bots, concurrency=concurrency, window=window)
 
 
