@@ -8,8 +8,9 @@ from typing import Any
 import click
 from kombu import Connection
 
-from transports.broker.command import TOKEN_VARIABLE, arguments, main
+from transports.broker.command import arguments, main
 from transports.wire.address import TcpAddress, UnixAddress
+from transports.wire.program import TOKEN_VARIABLE
 
 __all__ = ["broker_command"]
 

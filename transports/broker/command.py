@@ -31,11 +31,10 @@ from transports.engine.errors import EngineError
 from transports.wire.address import DEFAULT_PORT, TcpAddress, UnixAddress
 from transports.wire.frames import DEFAULT_FRAME_MAX
 from transports.wire.places import default_journal, default_socket
+from transports.wire.program import ALREADY_SERVED, TOKEN_VARIABLE
 
-__all__ = ["ALREADY_SERVED", "TOKEN_VARIABLE", "arguments", "main", "run"]
+__all__ = ["arguments", "main", "run"]
 
-TOKEN_VARIABLE = "LIAP_BROKER_TOKEN"
-ALREADY_SERVED = 3
 LOG_BYTES = 1024 * 1024
 MOST_FILES = 65_536
 

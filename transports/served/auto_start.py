@@ -21,6 +21,7 @@ from transports.engine.errors import EngineError
 from transports.errors import BrokerUnavailableError, from_engine
 from transports.wire.address import UnixAddress
 from transports.wire.places import default_journal, default_log, private_directory
+from transports.wire.program import ALREADY_SERVED
 
 __all__ = ["IDLE_EXIT", "START_SECONDS", "start_broker"]
 
@@ -102,7 +103,3 @@ def _start(address: UnixAddress, deadline: float) -> None:
     elif done.returncode != ALREADY_SERVED:
         said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise BrokerUnavailableError(f"no broker on {address}, and none could be started: {said} (log: {log})")
-
-
-#: The exit code of a broker that finds its socket served; whoever asked for it only has to connect.
-ALREADY_SERVED = 3

@@ -8,6 +8,7 @@ from time import monotonic, sleep
 from transports.errors import BrokerUnavailableError
 from transports.served.auto_start import START_SECONDS, start_broker
 from transports.wire.address import TcpAddress, UnixAddress
+from transports.wire.program import TOKEN_VARIABLE
 
 __all__ = ["dial"]
 
@@ -33,7 +34,7 @@ def dial(address: UnixAddress | TcpAddress, timeout: float, *, auto_start: bool 
 def _how(address: UnixAddress | TcpAddress) -> str:
     if isinstance(address, UnixAddress):
         return f"python -m transports.broker --socket {address}"
-    return f"LIAP_BROKER_TOKEN=... python -m transports.broker --tcp {address}"
+    return f"{TOKEN_VARIABLE}=... python -m transports.broker --tcp {address}"
 
 
 def _connect(address: UnixAddress | TcpAddress, timeout: float) -> socket.socket:

@@ -15,8 +15,9 @@ import pytest
 
 from tests.transports.served.processes import BrokerProcess
 from tests.transports.served.raw import RawClient, eventually
-from transports.broker.command import ALREADY_SERVED, TOKEN_VARIABLE, main
+from transports.broker.command import main
 from transports.wire.address import TcpAddress
+from transports.wire.program import ALREADY_SERVED, TOKEN_VARIABLE
 
 TOKEN = "a token nobody can guess"
 
