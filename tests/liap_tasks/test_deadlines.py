@@ -107,7 +107,7 @@ def test_a_running_attempt_is_interrupted_at_the_deadline_and_not_retried(app: L
             raise
 
     with EmbeddedWorker(app):
-        slow.apply_async(deadline=time.time() + 0.1)
+        slow.apply_async(deadline=time.time() + 2)  # enough for a stalled machine to begin it
         assert outcomes.states(1) == ["FAILURE"]
     assert ended[0] >= -0.01
     (letter,) = dead_letters.peek(app)
