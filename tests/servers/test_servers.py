@@ -58,7 +58,8 @@ def test_a_private_server_listens_on_the_loopback_interface_only(
 
 
 SERVER_THAT_TELLS_ITS_PORT = """
-    import sys, signal, time
+    import signal
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets its background jobs ignore it
     from tests.servers.programs import REDIS, find_program
     from tests.servers.redis import redis
     with redis(find_program(REDIS)) as url:
