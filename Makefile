@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+TEST_PROCESSES ?= 2
 
 .PHONY: demo test check format bench readme clean help
 
@@ -33,7 +34,7 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.servers install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
