@@ -224,6 +224,7 @@ class EmbeddedWorker:
             raise EmbeddedWorkerError(f"worker {self.hostname} runs already")
         self.app.finalize()
         self.app.amqp.queues  # noqa: B018 - reads the configuration here, where an error can be caught
+        self.app.backend  # noqa: B018 - else the first task looks through all installed packages for it, some 40 ms
         self._failure = None
         self._stopping = threading.Event()
         self._workers_of_app().append(self)
