@@ -15,6 +15,9 @@ def main(arguments: list[str] | None = None) -> int:
     play = commands.add_parser("play", help="play one full game with four bots, without any server")
     play.add_argument("--seed", type=int, default=7, help="which pieces are dealt; the same seed is the same game")
     play.add_argument("--concurrency", type=int, default=4, help="threads that run tasks (default 4)")
+    play.add_argument(
+        "--pace", type=_seconds, default=0.001, help="seconds the table pauses after each event (default 0.001)"
+    )
     many = commands.add_parser("simulate", help="play many rooms of four bots, and account for every event")
     many.add_argument("--rooms", type=_positive, default=1000, help="rooms to play to the end (default 1000)")
     many.add_argument("--seed", type=int, default=1, help="of the first room; the next have the next numbers")
@@ -44,7 +47,14 @@ def main(arguments: list[str] | None = None) -> int:
 
     from game_tasks.demo import play as play_demo  # with subscribers that fail on purpose
 
-    return 0 if play_demo(chosen.seed, console, concurrency=chosen.concurrency) else 1
+    return 0 if play_demo(chosen.seed, console, concurrency=chosen.concurrency, pace=chosen.pace) else 1
+
+
+def _seconds(text: str) -> float:
+    number = float(text)
+    if not 0 <= number <= 60:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 60, not {number:g}")
+    return number
 
 
 def _positive(text: str) -> int:

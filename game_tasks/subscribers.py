@@ -18,20 +18,6 @@ ROOM_KEPT_SECONDS = 3600.0
 RECORD_SECONDS = 0.1
 
 
-@subscribe(
-    "#",
-    name="game_tasks.record",
-    ordered=False,  # the sequence number is stored, too
-    base=BatchTask,
-    item_model=GameEvent,
-    batch_timeout=RECORD_SECONDS,
-    retry_policy=RetryPolicy(max_retries=5, initial_delay=0.1),
-)
-def record(items: list[BatchItem]) -> None:
-    """Keep every event for replay, each once."""
-    default_archive().store_events(item.payload for item in items)
-
-
 @subscribe("room.*", "player.*", "game.started", name="game_tasks.lobby")
 def lobby(event: GameEvent) -> None:
     """Tell the lobby who comes, goes and plays; a closed room is cleaned up an hour later."""
@@ -52,3 +38,18 @@ def scoreboard(event: GameEvent) -> dict[str, int]:
 def end_of_game(event: GameEvent) -> None:
     """Have the finished game archived."""
     archive_game.delay(event)
+
+
+# The last one: who waits in the same process for an event has it first.
+@subscribe(
+    "#",
+    name="game_tasks.record",
+    ordered=False,  # the sequence number is stored, too
+    base=BatchTask,
+    item_model=GameEvent,
+    batch_timeout=RECORD_SECONDS,
+    retry_policy=RetryPolicy(max_retries=5, initial_delay=0.1),
+)
+def record(items: list[BatchItem]) -> None:
+    """Keep every event for replay, each once."""
+    default_archive().store_events(item.payload for item in items)

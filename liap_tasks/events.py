@@ -332,6 +332,19 @@ class EventExchange:
             return False
         return True
 
+    def declare(self) -> None:
+        """Connect and declare the exchange and every subscriber's queue now, which else the first publish does.
+
+        A backend that does so at its start learns there, and not from a user's first move, that its broker is away.
+        Raises what connecting to the broker raises.
+        """
+        lane = self.app.lane.channel()
+        if lane is not None:
+            self._declare_once(lane.channel)
+            return
+        with self.app.producer_or_acquire() as producer:
+            self._declare_once(producer.channel)
+
     def _declare_once(self, channel: Any) -> None:
         """Declare the exchange and every subscriber's queue, once for each established connection.
 

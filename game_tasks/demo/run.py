@@ -6,6 +6,7 @@ purpose (see faults.py).
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import tempfile
@@ -17,7 +18,8 @@ from uuid import UUID
 
 from rich.console import Console
 
-from game_tasks.application import app
+from game_tasks.application import app, game_events
+from game_tasks.archive import default_archive
 from game_tasks.bot_tasks import ask_bot
 from game_tasks.demo import faults
 from game_tasks.demo.tally import Tally
@@ -34,17 +36,25 @@ DELIVERY_SECONDS = 30.0
 FAULTS = (faults.broken_commentator, faults.sleepy_spectator)
 
 
-def play(seed: int, console: Console, *, concurrency: int = 4) -> bool:
-    """Play the game of ``seed`` and show it; True when every event reached every subscriber exactly once."""
+def play(seed: int, console: Console, *, concurrency: int = 4, pace: float = 0.0) -> bool:
+    """Play the game of ``seed`` and show it; True when every event reached every subscriber exactly once.
+
+    pace: seconds that the table pauses after each event. At 0 it publishes as fast as it can, and what is handled in
+    the same process, under the same interpreter lock, waits for it.
+    """
     with tempfile.TemporaryDirectory(prefix="liap-demo-") as folder:
         os.environ.setdefault("GAME_ARCHIVE_PATH", str(Path(folder) / "games.sqlite3"))
+        default_archive()  # opened here, and not by the first event
         began = time.monotonic()
         tally = Tally()
         view = GameView(console, partial(queue_statistics, app))
         # Kept open, so that the reply queue and the connection pool are there for the whole game.
         with tally, EmbeddedWorker(app, concurrency=concurrency):
+            game_events.declare()
+            gc.collect()
+            gc.freeze()  # looking through all that has been imported would hold up an event for 50 ms
             with view:
-                result = _play_at_the_table(seed, tally, view)
+                result = _play_at_the_table(seed, tally, view, pace)
             complete = tally.wait(DELIVERY_SECONDS)
             seconds = time.monotonic() - began
             statistics = queue_statistics(app)
@@ -71,13 +81,14 @@ def play(seed: int, console: Console, *, concurrency: int = 4) -> bool:
     return complete and tally.twice == 0
 
 
-def _play_at_the_table(seed: int, tally: Tally, view: GameView) -> GameResult:
+def _play_at_the_table(seed: int, tally: Tally, view: GameView, pace: float) -> GameResult:
     chance = random.Random(seed)
 
     def tell(event: GameEvent) -> None:
         tally.publish(event)
         publish(event)
         view.show(event)
+        time.sleep(pace)
 
     return play_game(
         seed,

@@ -9,10 +9,12 @@ import sys
 
 import pytest
 
+from game_tasks.__main__ import main
 
-def play(seed: int) -> str:
+
+def play(seed: int, *options: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "game_tasks", "play", "--seed", str(seed)],
+        [sys.executable, "-W", "error", "-m", "game_tasks", "play", "--seed", str(seed), *options],
         capture_output=True,
         text=True,
         timeout=60,
@@ -69,6 +71,12 @@ def test_plain_text_where_there_is_no_terminal(output: str) -> None:
     assert output.isascii()
 
 
+def test_a_pace_that_is_none_is_refused() -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["play", "--pace", "-1"])
+    assert ended.value.code == 2
+
+
 def test_the_same_seed_is_the_same_game_and_another_is_not(output: str) -> None:
-    assert scores(play(7)) == scores(output)
+    assert scores(play(7, "--pace", "0")) == scores(output)
     assert scores(play(8)) != scores(output)

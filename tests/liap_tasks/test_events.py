@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import BaseModel
 
 from liap_tasks import (
+    BrokerUnavailableError,
     DeadLetterReason,
     EmbeddedWorker,
     EventExchange,
@@ -170,6 +172,19 @@ def test_a_full_subscriber_is_named_and_the_others_have_the_event(
     assert stats(table.app, "tests.free")["ready"] == 1
 
 
+def test_a_backend_may_declare_everything_before_its_first_event(table: Table, stats: Stats) -> None:
+    table.subscriber("tests.early", "game.*")
+    table.events.declare()
+    assert stats(table.app, "tests.early")["ready"] == 0
+
+
+def test_it_learns_there_that_the_broker_is_away(new_app: Callable[..., LiapApp], tmp_path: Path) -> None:
+    table = Table(new_app(message_queue_url=f"liap-broker://{tmp_path}/nobody.sock"))
+    table.subscriber("tests.early", "game.*")
+    with pytest.raises(BrokerUnavailableError, match=r"nobody\.sock"):
+        table.events.declare()
+
+
 def test_an_event_may_be_urgent(new_app: Callable[..., LiapApp]) -> None:
     table = Table(new_app())
     table.subscriber("tests.urgent", "#")
@@ -197,6 +212,7 @@ def test_events_reach_their_subscribers_over_rabbitmq_too(
     table.subscriber("tests.shaky", "game.*", fails=1, retry_policy=policy)
     table.subscriber("tests.steady", "#")
     table.subscriber("tests.rooms", "room.*")
+    table.events.declare()
     with EmbeddedWorker(table.app):
         table.events.publish("game.ended", {"room": "r1"})
         outcomes.states(3)
