@@ -11,6 +11,7 @@ import os
 import random
 import tempfile
 import time
+from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -44,12 +45,11 @@ def play(seed: int, console: Console, *, concurrency: int = 4, pace: float = 0.0
     """
     with tempfile.TemporaryDirectory(prefix="liap-demo-") as folder:
         os.environ.setdefault("GAME_ARCHIVE_PATH", str(Path(folder) / "games.sqlite3"))
-        default_archive()  # opened here, and not by the first event
         began = time.monotonic()
         tally = Tally()
         view = GameView(console, partial(queue_statistics, app))
-        # Kept open, so that the reply queue and the connection pool are there for the whole game.
-        with tally, EmbeddedWorker(app, concurrency=concurrency):
+        # All is opened here, and kept open for the whole game: the first event waits for none of it.
+        with closing(default_archive()), tally, EmbeddedWorker(app, concurrency=concurrency):
             game_events.declare()
             gc.collect()
             gc.freeze()  # looking through all that has been imported would hold up an event for 50 ms

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ def simulate(
     """
     with tempfile.TemporaryDirectory(prefix="liap-simulation-") as folder:
         os.environ["GAME_ARCHIVE_PATH"] = str(Path(folder) / "games.sqlite3")
-        return _Simulation(rooms, console).run(seed=seed, bots=bots, concurrency=concurrency, window=window)
+        with closing(default_archive()):
+            return _Simulation(rooms, console).run(seed=seed, bots=bots, concurrency=concurrency, window=window)
 
 
 class _Simulation:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from game_tasks.application import app
+from game_tasks.archive import default_archive
 from liap_tasks import LiapApp
 
 
@@ -18,7 +19,8 @@ def liap_app_factory() -> Callable[[], LiapApp]:
 
 
 @pytest.fixture
-def game_app(liap_app: LiapApp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LiapApp:
+def game_app(liap_app: LiapApp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LiapApp]:
     """Give the app an empty archive, too."""
     monkeypatch.setenv("GAME_ARCHIVE_PATH", str(tmp_path / "games.sqlite3"))
-    return liap_app
+    yield liap_app
+    default_archive().close()

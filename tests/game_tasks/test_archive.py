@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from game_tasks.events import GameEvent, GameEventType
 
 
 @pytest.fixture
-def archive(tmp_path: Path) -> GameArchive:
-    return GameArchive(tmp_path / "games.sqlite3")
+def archive(tmp_path: Path) -> Iterator[GameArchive]:
+    archive = GameArchive(tmp_path / "games.sqlite3")
+    yield archive
+    archive.close()
 
 
 def event(sequence: int, event_type: GameEventType = GameEventType.PIECE_PLAYED, room: str = "r1") -> GameEvent:
@@ -66,6 +69,7 @@ def test_default_archive_is_the_file_named_by_the_environment(tmp_path: Path, mo
     monkeypatch.setenv("GAME_ARCHIVE_PATH", str(path))
     assert default_archive() is default_archive()
     assert path.exists()
+    default_archive().close()
 
 
 def test_an_event_of_no_room_and_without_a_number_is_stored_once(archive: GameArchive) -> None:
