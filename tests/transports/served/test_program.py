@@ -117,13 +117,14 @@ def test_tcp_is_for_those_with_the_token(tmp_path: Path) -> None:
 def fails(caplog: pytest.LogCaptureFixture, *options: str) -> str:
     """Run the command, which must fail, and return its last line."""
     logger = logging.getLogger("transports.broker")
-    handlers = list(logger.handlers)
+    handlers, level = list(logger.handlers), logger.level
     try:
         assert main(options) == 1
     finally:
         for handler in set(logger.handlers) - set(handlers):
             logger.removeHandler(handler)
             handler.close()
+        logger.setLevel(level)
         asyncio.set_event_loop(None)
     return caplog.messages[-1]
 
