@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transports.engine import TopicTrie
-from transports.engine.topic import split_words
+from transports.engine.topic import REMEMBERED_KEYS, REMEMBERED_TARGETS, split_words
 
 PATTERN_WORDS = st.sampled_from(["a", "b", "ab", "", "*", "#"])
 KEY_WORDS = st.sampled_from(["a", "b", "ab", "", "*", "#", "other"])
@@ -36,6 +36,32 @@ def test_a_key_finds_exactly_the_patterns_that_match_it(patterns: list[str], key
     expected = {n for n, pattern in enumerate(patterns) if matches(split_words(pattern), split_words(key))}
     assert set(found) == expected
     assert len(found) == len(expected)
+
+
+@given(
+    changes=st.lists(st.tuples(st.booleans(), PATTERNS, st.integers(0, 2)), max_size=12),
+    keys=st.lists(KEYS, min_size=1, max_size=3),
+)
+def test_each_change_counts_from_the_next_lookup(changes: list[tuple[bool, str, int]], keys: list[str]) -> None:
+    trie: TopicTrie[int] = TopicTrie()
+    pairs: set[tuple[str, int]] = set()
+    for added, pattern, target in changes:
+        (trie.add if added else trie.remove)(pattern, target)
+        (pairs.add if added else pairs.discard)((pattern, target))
+        for key in keys:
+            expected = {one for known, one in pairs if matches(split_words(known), split_words(key))}
+            assert (set(trie.match(key)), set(trie.match(key))) == (expected, expected)
+
+
+def test_what_is_remembered_stays_small() -> None:
+    trie: TopicTrie[int] = TopicTrie()
+    for number in range(REMEMBERED_TARGETS + 1):
+        trie.add("many.#", number)
+    trie.add("#", -1)
+    for number in range(3 * REMEMBERED_KEYS):
+        assert trie.match(f"few.{number}") == (-1,)
+        assert len(trie.match(f"many.{number}")) == REMEMBERED_TARGETS + 2
+    assert sum(len(found) for found in trie._known.values()) <= REMEMBERED_KEYS
 
 
 @given(

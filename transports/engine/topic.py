@@ -5,7 +5,8 @@ AMQP 0-9-1, 3.1.3.3, read as RabbitMQ reads it: words are separated by dots; ``*
 so ``#`` matches it and ``*`` does not.
 
 The cost of a lookup follows the words of the key and the branches that match, not the number of bindings. A node is
-visited once per position of the key, so patterns with many ``#`` cannot make it explode.
+visited once per position of the key, so patterns with many ``#`` cannot make it explode. What a key was found to match
+is remembered until the next change: a program has few routing keys and uses them again and again.
 """
 
 from __future__ import annotations
@@ -15,6 +16,10 @@ from typing import Generic, TypeVar
 __all__ = ["TopicTrie", "split_words"]
 
 Target = TypeVar("Target")
+
+REMEMBERED_KEYS = 512
+REMEMBERED_TARGETS = 64
+"""Of one key; a longer answer is found anew each time, so that what is remembered stays small."""
 
 
 def split_words(key: str) -> list[str]:
@@ -31,12 +36,14 @@ class _Node(Generic[Target]):
 
 
 class TopicTrie(Generic[Target]):
-    """A set of (pattern, target) pairs; targets are hashable."""
+    """A set of (pattern, target) pairs; targets are hashable. Threads may look up while one changes it."""
 
-    __slots__ = ("_root",)
+    __slots__ = ("_known", "_root")
 
     def __init__(self) -> None:
         self._root: _Node[Target] = _Node()
+        # Replaced after each change: a lookup that is under way then remembers its answer in the old one, for nobody.
+        self._known: dict[str, tuple[Target, ...]] = {}
 
     def add(self, pattern: str, target: Target) -> None:
         """Add a pair; adding it again changes nothing."""
@@ -47,6 +54,7 @@ class TopicTrie(Generic[Target]):
                 child = node.children[word] = _Node()
             node = child
         node.targets[target] = None
+        self._known = {}
 
     def remove(self, pattern: str, target: Target) -> None:
         """Remove a pair and the branches that nothing else uses; an unknown pair changes nothing."""
@@ -62,9 +70,21 @@ class TopicTrie(Generic[Target]):
             if node.targets or node.children:
                 break
             del parent.children[word]
+        self._known = {}
 
-    def match(self, key: str) -> dict[Target, None]:
+    def match(self, key: str) -> tuple[Target, ...]:
         """Return the targets whose pattern matches ``key``, each once, in a stable order."""
+        known = self._known
+        found = known.get(key)
+        if found is None:
+            found = tuple(self._find(key))
+            if len(found) <= REMEMBERED_TARGETS:
+                if len(known) >= REMEMBERED_KEYS:
+                    known.clear()
+                known[key] = found
+        return found
+
+    def _find(self, key: str) -> dict[Target, None]:
         words = split_words(key)
         end = len(words)
         found: dict[Target, None] = {}
