@@ -3,6 +3,10 @@
     python -m tests.conformance.celery_source             test_tasks, test_canvas and test_inspect: some twenty minutes
     python -m tests.conformance.celery_source -k chord    more arguments are pytest's
 
+Of Celery 5.7.0's 316 tests 310 pass (5 of them though marked as expected to fail), 3 skip themselves, 2 fail as marked.
+One fails now and then: ``test_replaced_task_nesting_level_0`` clears what its signal handler notes after it has
+published, and by then a quick broker has delivered.
+
 Like kombu's classes (:mod:`tests.conformance.kombu_source`) they stay in ``.cache/``. They run in a pytest of their
 own: their package is called ``t``, their fixtures have the names of ours. They need Redis, for results and for what
 tasks note.
