@@ -170,7 +170,7 @@ def test_the_rest_of_a_chain_has_the_deadline_and_other_calls_have_not(app: Liap
 def test_an_error_callback_runs_after_the_deadline_too(app: LiapApp, outcomes: Outcomes) -> None:
     @app.task(shared=False, name="tests.fails", retry_policy=NEVER)
     def fails() -> None:
-        time.sleep(0.03)
+        time.sleep(1.05)
         raise ValueError("no")
 
     @app.task(shared=False, name="tests.tidy")
@@ -178,7 +178,7 @@ def test_an_error_callback_runs_after_the_deadline_too(app: LiapApp, outcomes: O
         return "tidied"
 
     with EmbeddedWorker(app):
-        fails.apply_async(answer_within=0.02, link_error=tidy.s())
+        fails.apply_async(answer_within=1, link_error=tidy.s())
         ended = {outcomes.next().task: None for _ in range(2)}
     assert set(ended) == {"tests.fails", "tests.tidy"}
 
