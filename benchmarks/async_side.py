@@ -1,14 +1,15 @@
 """What ``async def`` tasks cost: a burst of 1,000 that sleep 50 ms, in one process, and what each takes while it runs.
 
 The burst is timed from the first task's start to the last one's end, all messages waiting in the queue. A perfect
-machine needs 50 ms. Bare asyncio, the floor of any loop, is measured beside it: the same coroutines as plain tasks of
-``asyncio``, without messages.
+machine needs 50 ms. Two floors are measured beside it. Bare asyncio, that of any loop: the same coroutines as plain
+tasks of ``asyncio``. And Celery's tracer alone, that of whatever runs Celery's tasks on a loop: each coroutine in a
+tracer in a greenlet, of a plain task, with no message, request, policy or acknowledgement.
 
-The pool's own floor: to begin a task costs about 30 microseconds in the consumer (Celery's message handler and request,
-the body's JSON) and 40 on the loop (Celery's tracer 20 to 25, greenlet, asyncio task and limit 10, ours the rest), and
-both threads share one interpreter lock. So the last of 1,000 begins some 70 ms after the first, and 80 ms for all are
-out of reach while Celery's own tracer and request run each task. What exists before is taken out of garbage collection,
-as the pool does in a worker of its own.
+To begin a task costs about 30 microseconds in the consumer (Celery's message handler and request, the body's JSON) and
+40 on the loop (Celery's tracer 20 to 25, greenlet, asyncio task and limit 10, ours the rest), and both threads share
+one interpreter lock. So the last of 1,000 begins some 70 ms after the first, and 80 ms for all are out of reach while
+Celery's own tracer and request run each task. What exists before is taken out of garbage collection, as the pool does
+in a worker of its own.
 """
 
 from __future__ import annotations
@@ -19,10 +20,17 @@ import threading
 import tracemalloc
 import uuid
 from collections.abc import Callable
+from functools import partial
 from time import perf_counter
+from typing import Any
+
+from celery import Celery, Task
+from celery.app.trace import build_tracer
 
 from benchmarks.measure import Figure, interleaved
 from liap_tasks import EmbeddedWorker, create_app, load_settings
+from liap_tasks.coroutines.limit import LimitedCoroutine
+from liap_tasks.coroutines.loop_thread import Driver, LoopThread, await_in_greenlet, current_driver
 
 __all__ = ["rows"]
 
@@ -65,6 +73,49 @@ def bare_seconds(number: int) -> float:
         await asyncio.wait([asyncio.create_task(burst.sleep(SLEEP)) for _ in range(number)])
 
     asyncio.run(run())
+    return burst.seconds
+
+
+class Traced(Task[Any, Any]):
+    """A plain task of Celery's whose coroutine is awaited in its tracer's greenlet."""
+
+    abstract = True
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        driver = current_driver()
+        assert driver is not None
+        return await_in_greenlet(driver, LimitedCoroutine(self.run(*args, **kwargs), None, 0.0, self.name))
+
+
+def tracer_seconds(number: int) -> float:
+    """Return the seconds of a burst in Celery's tracer alone."""
+    burst = Burst(number)
+    app = Celery("bench", set_as_current=False)
+    app.conf.task_ignore_result = True
+
+    @app.task(base=Traced, name="bench.sleep", shared=False)
+    async def sleep() -> None:
+        await burst.sleep(SLEEP)
+
+    app.finalize()
+    trace: Callable[..., Any] = build_tracer(sleep.name, sleep, app=app)
+    thread = LoopThread("bench")
+
+    def begin() -> None:
+        for index in range(number):
+            task_id = str(index)
+            request = {"id": task_id, "delivery_info": {}}
+            Driver(thread.deadlines, partial(trace, task_id, (), {}, request), task_id)
+
+    thread.start()
+    gc.collect()
+    gc.freeze()
+    thread.call(begin)
+    try:
+        if not burst.all_ended.wait(DEADLINE):
+            raise TimeoutError(f"{len(burst.ended)} of {number} tasks after {DEADLINE:g} s")
+    finally:
+        thread.stop()
     return burst.seconds
 
 
@@ -143,7 +194,11 @@ def rows(scale: float, repeat: int) -> list[Figure]:
     try:
         seconds = interleaved(
             max(repeat, 1) * (3 if repeat > 1 else 1),
-            {"bare": lambda: bare_seconds(number), "pool": lambda: pool_seconds(number)},
+            {
+                "bare": lambda: bare_seconds(number),
+                "tracer": lambda: tracer_seconds(number),
+                "pool": lambda: pool_seconds(number),
+            },
         )
         pool, bare = pool_memory(number), bare_memory(number)
     finally:
@@ -151,7 +206,8 @@ def rows(scale: float, repeat: int) -> list[Figure]:
     return [
         Figure(
             f"{number:,} async tasks that sleep 50 ms",
-            f"{1000 * seconds['pool']:.0f} ms (bare asyncio: {1000 * seconds['bare']:.0f} ms)",
+            f"{1000 * seconds['pool']:.0f} ms (bare asyncio: {1000 * seconds['bare']:.0f} ms; Celery's tracer alone: "
+            f"{1000 * seconds['tracer']:.0f} ms)",
             f"at most {1000 * GOAL:.0f} ms",
             seconds["pool"] <= GOAL,
         ),

@@ -1,8 +1,9 @@
 """Real processes on one machine: a publisher, two worker processes, the broker, beside Celery's and Dramatiq's own.
 
 Each peer publishes in a process of its own, is drained by two worker processes (Celery: prefork children), and then
-answers calls while idle. A peer whose server or package is not there is left out, and the table says so. Worker
-processes of Celery run the same options everywhere; a row of ours with ``liap_tasks`` is what its users get.
+answers calls while idle. Beside the idle latencies stands their floor. A peer whose server or package is not there is
+left out, and the table says so. Worker processes of Celery run the same options everywhere; a row of ours with
+``liap_tasks`` is what its users get.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from benchmarks.peers.marks import COUNTED, STAMPED
 from benchmarks.peers.publisher import WARM_UP
 
 __all__ = ["PEERS", "Measured", "Peer", "measure", "table"]
+
+FLOOR = "a byte through four processes"
+"""The floor of the idle latency: caller, broker, worker and child of a call, each doing nothing but wake the next."""
 
 POLL_SECONDS = 0.005
 PATIENCE = 300.0
@@ -190,6 +194,14 @@ class Run:
         return percentile(taken, 0.5), percentile(taken, 0.99)
 
 
+def floor(rounds: int) -> tuple[float, float]:
+    """Return p50 and p99 of the seconds that four processes take to wake each other."""
+    command = [sys.executable, "-m", "benchmarks.peers.relay", "4", str(rounds)]
+    told = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, timeout=PATIENCE).stdout
+    taken = [float(line) for line in told.split()]
+    return percentile(taken, 0.5), percentile(taken, 0.99)
+
+
 def _measure(peer: Peer, url: str, scale: float) -> Measured:
     number = int(10_000 * scale)
     with tempfile.TemporaryDirectory(prefix="liap-bench-") as folder:
@@ -203,7 +215,7 @@ def _measure(peer: Peer, url: str, scale: float) -> Measured:
 
 def measure(scale: float = 1.0, repeat: int = 3) -> dict[str, Measured | str]:
     """Return the medians of each peer, the peers taking turns; a text instead says why one was left out."""
-    taken: dict[str, list[Measured]] = {peer.name: [] for peer in PEERS}
+    taken: dict[str, list[Measured]] = {name: [] for name in (*(peer.name for peer in PEERS), FLOOR)}
     missing: dict[str, str] = {}
     with ExitStack() as running:
         urls = {name: running.enter_context(server(name)) for name in dict.fromkeys(peer.server for peer in PEERS)}
@@ -217,6 +229,7 @@ def measure(scale: float = 1.0, repeat: int = 3) -> dict[str, Measured | str]:
                 url = urls[peer.server]
                 if url is not None and peer.name not in missing:
                     taken[peer.name].append(_measure(peer, url, scale))
+            taken[FLOOR].append(Measured(0.0, 0.0, *floor(int(500 * scale))))
     figures: dict[str, Measured | str] = dict(missing)
     for name, measured in taken.items():
         if measured:
@@ -248,6 +261,9 @@ def table(figures: dict[str, Measured | str]) -> tuple[list[str], list[list[str]
                 f"{found.p99 * 1000:.2f} ms",
             ]
         )
+    lowest = figures[FLOOR]
+    assert isinstance(lowest, Measured)
+    lines.append([FLOOR, "", "", f"{lowest.p50 * 1000:.2f} ms", f"{lowest.p99 * 1000:.2f} ms"])
     return head, lines
 
 
