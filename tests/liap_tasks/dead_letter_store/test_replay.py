@@ -283,7 +283,7 @@ def test_letters_that_were_sent_but_could_not_be_marked_are_told(
 ) -> None:
     app = local_app
     record(app, 1)
-    with sa.create_engine(app.settings.dlq_store_url).connect() as connection:
+    with sa.create_engine(app.settings.dlq_store_url, poolclass=sa.NullPool).connect() as connection:
         connection.execute(
             sa.text(
                 "CREATE TRIGGER away BEFORE UPDATE ON dead_letters WHEN NEW.state = 'replayed' "
