@@ -336,8 +336,10 @@ class EventExchange:
         """Connect and declare the exchange and every subscriber's queue now, which else the first publish does.
 
         A backend that does so at its start learns there, and not from a user's first move, that its broker is away.
-        Raises what connecting to the broker raises.
+        Raises what connecting to the broker raises. With ``task_always_eager`` there is nothing to connect to.
         """
+        if self.app.prepared_calls.eager:
+            return
         lane = self.app.lane.channel()
         if lane is not None:
             self._declare_once(lane.channel)
