@@ -59,6 +59,11 @@ class Burst:
         if len(self.ended) == self.number:
             self.all_ended.set()
 
+    def wait(self, until: threading.Event) -> None:
+        """Wait for one of its two events; raises TimeoutError after ``DEADLINE`` seconds."""
+        if not until.wait(DEADLINE):
+            raise TimeoutError(f"{len(self.ended)} of {self.number} tasks after {DEADLINE:g} s")
+
     @property
     def seconds(self) -> float:
         """From the first start to the last end."""
@@ -112,8 +117,7 @@ def tracer_seconds(number: int) -> float:
     gc.freeze()
     thread.call(begin)
     try:
-        if not burst.all_ended.wait(DEADLINE):
-            raise TimeoutError(f"{len(burst.ended)} of {number} tasks after {DEADLINE:g} s")
+        burst.wait(burst.all_ended)
     finally:
         thread.stop()
     return burst.seconds
@@ -141,8 +145,7 @@ class PoolBench:
     def run(self, until: threading.Event, then: Callable[[], None] = lambda: None) -> None:
         """Run the worker until an event, and call ``then`` while it runs."""
         with EmbeddedWorker(self.app, pool="asyncio", concurrency=self.burst.number):
-            if not until.wait(DEADLINE):
-                raise TimeoutError(f"{len(self.burst.ended)} of {self.burst.number} tasks after {DEADLINE:g} s")
+            self.burst.wait(until)
             then()
 
 

@@ -190,14 +190,17 @@ class Run:
 
     def latencies(self, rounds: int) -> tuple[float, float]:
         """Return p50 and p99 of the seconds from before a call in another process to the start of its task."""
-        taken = [float(line) for line in self._told("caller", rounds).split()]
-        return percentile(taken, 0.5), percentile(taken, 0.99)
+        return _p50_and_p99(self._told("caller", rounds))
 
 
 def floor(rounds: int) -> tuple[float, float]:
     """Return p50 and p99 of the seconds that four processes take to wake each other."""
     command = [sys.executable, "-m", "benchmarks.peers.relay", "4", str(rounds)]
     told = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, timeout=PATIENCE).stdout
+    return _p50_and_p99(told)
+
+
+def _p50_and_p99(told: str) -> tuple[float, float]:
     taken = [float(line) for line in told.split()]
     return percentile(taken, 0.5), percentile(taken, 0.99)
 
