@@ -177,27 +177,47 @@ def submit(task: LiapTask, args: Args, kwargs: Kwargs, **options: Any) -> Awaita
     if not isinstance(app.backend, RPCBackend):
         raise ConfigurationError("result_backend", type(app.backend).__name__, "rpc://, for futures")
     task_id = options.pop("task_id", None) or str(uuid4())
-    answer = app.replies.expect(task_id)
+    expected = _Expected(task, task_id)
     try:
         with app.replies.named():
             published = task.apply_async(args, dict(kwargs), task_id=task_id, **{**options, "ignore_result": False})
     except BaseException:
-        app.replies.forget(task_id, answer)
+        expected.forget()
         raise
     result = AwaitableResult(published.id, app=app)
     result.ignored = False
-    _answer_by(result, answer, task_id)
+    expected.give_to(result)
     return result
 
 
-def _answer_by(result: AwaitableResult, answer: Future[Mapping[str, Any]], task_id: str) -> None:
-    """Let a result have the future that was made for ``task_id``, or that of the unique call that has its key."""
-    replies = result.app.replies  # type: ignore[attr-defined]  # the stubs know Celery's app
-    result._answer = answer
-    if result.id != task_id:
-        replies.forget(task_id, answer)
-        result._answer = replies.share(result.id)
-        result._answered_elsewhere = result._answer is None
+class _Expected:
+    """The answer to a call that is being published, as far as anybody knows yet: another call may have its key."""
+
+    def __init__(self, task: LiapTask, task_id: str) -> None:
+        self._replies = task.app.replies
+        self._id = task_id
+        shares = task.unique is not None and task.unique.on_conflict == "return"
+        self._overhearing = self._replies.overhear() if shares else None
+        self._answer = self._replies.expect(task_id)
+
+    def give_to(self, result: AwaitableResult) -> None:
+        """Let a published call's result have the answer, or that of the call that has its key."""
+        if result.id == self._id:
+            result._answer = self._answer
+        else:
+            result._answer = self._replies.share(result.id)
+            result._answered_elsewhere = result._answer is None
+            self._replies.withdraw(self._id)
+        self._end()
+
+    def forget(self) -> None:
+        """Nobody waits for it any more. May be called more than once."""
+        self._replies.forget(self._id, self._answer)
+        self._end()
+
+    def _end(self) -> None:
+        if self._overhearing is not None:
+            self._overhearing.end()
 
 
 class _Sending:
@@ -210,7 +230,7 @@ class _Sending:
         ignored = options.get("ignore_result")
         wanted = not (task.ignore_result if ignored is None else ignored)
         threads = app.publishing_threads
-        self._answer = app.replies.expect(self._id) if wanted and isinstance(app.backend, RPCBackend) else None
+        self._expected = _Expected(task, self._id) if wanted and isinstance(app.backend, RPCBackend) else None
         self.future = threads.submit(
             _reached, app, partial(task.apply_async, args, dict(kwargs), task_id=self._id, **options)
         )
@@ -219,15 +239,16 @@ class _Sending:
         """Return the handle of what has been published."""
         result = AwaitableResult(published.id, app=self._app)
         result.ignored = published.ignored
-        if self._answer is not None:
-            _answer_by(result, self._answer, self._id)
+        if self._expected is not None:
+            self._expected.give_to(result)
             weakref.finalize(result, self._app.replies.forget, result.id, result._answer).atexit = False
         return result
 
     def give_up(self) -> None:
         """Send it no more if it has not begun, and expect no answer."""
         self.future.cancel()
-        self._app.replies.forget(self._id, self._answer)
+        if self._expected is not None:
+            self._expected.forget()
 
     def too_slow(self, timeout: float) -> BrokerUnavailableError:
         """Give up, and return what to raise."""

@@ -4,6 +4,10 @@ With ``rpc://`` Celery's ``AsyncResult.get`` blocks its thread, looks at the clo
 that published receives the reply. Here calls share one reply queue; a thread consumes it and hands each answer to the
 future that waits for it.
 
+A call that finds the key of a unique task taken shares the answer of the call that has it. That one may end between the
+two looks, at the lock and at who waits here; so what is answered while such a call is published is kept until it knows
+whose answer it shares (:meth:`Replies.overhear`).
+
 Why the publishing threads take on the name of the reply queue (:meth:`Replies.name_thread`): Celery puts the name of
 the publishing thread into a message as the place of its reply, and makes sure that the queue is there.
 """
@@ -32,6 +36,7 @@ logger = get_logger("liap_tasks.replies")
 LOOK_SECONDS = 1.0
 IDLE_SECONDS = 30.0
 RECONNECT_SECONDS = 0.5
+ABANDONED_MAX = 10_000
 
 Meta = Mapping[str, Any]
 
@@ -46,8 +51,12 @@ class Replies:
         self.oid = str(uuid4())
         self._app = app
         self._process = os.getpid()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the garbage collector may forget a call in the middle of all this
         self._waiting: dict[str, list[Future[Meta]]] = {}
+        self._abandoned: dict[str, None] = {}  # answered here, but those who waited have gone; oldest first
+        self._answers = 0
+        self._overheard: dict[str, tuple[int, dict[str, Any]]] = {}  # by task id: its number, itself; oldest first
+        self._overhearing: dict[Overhearing, int] = {}  # since which answer; oldest first
         self._thread: threading.Thread | None = None
         self._closed = False
 
@@ -69,19 +78,53 @@ class Replies:
                 self._thread.start()
         return future
 
-    def share(self, task_id: str) -> Future[Meta] | None:
-        """Return a future for a call that another caller of this process has made, None if nobody here expects it."""
+    def overhear(self) -> Overhearing:
+        """Keep the answers that arrive from now on for :meth:`share`, until what is returned is over."""
+        overhearing = Overhearing(self)
         with self._lock:
-            if task_id not in self._waiting:
-                return None
-        return self.expect(task_id)
+            self._overhearing[overhearing] = self._answers
+        return overhearing
+
+    def overheard_enough(self, overhearing: Overhearing) -> None:
+        """Keep no answer on account of this any more."""
+        with self._lock:
+            self._overhearing.pop(overhearing, None)
+            since = next(iter(self._overhearing.values()), self._answers)
+            while self._overheard:
+                task_id, (number, _) = next(iter(self._overheard.items()))
+                if number > since:
+                    break
+                self._overheard.pop(task_id, None)
+
+    def share(self, task_id: str) -> Future[Meta] | None:
+        """Return a future for a call that another caller of this process has made, None if it is not answered here."""
+        with self._lock:
+            _, answer = self._overheard.get(task_id, (0, None))
+            if answer is None:
+                made_here = task_id in self._waiting or task_id in self._abandoned
+                return self.expect(task_id) if made_here else None
+        future: Future[Meta] = Future()
+        self._answer(future, answer)
+        return future
 
     def forget(self, task_id: str, future: Future[Meta] | None) -> None:
         """Expect an answer by this future no longer."""
         with self._lock:
-            futures = [other for other in self._waiting.pop(task_id, ()) if other is not future]
+            waiting = self._waiting.pop(task_id, None)
+            if waiting is None:
+                return
+            futures = [other for other in waiting if other is not future]
             if futures:
                 self._waiting[task_id] = futures
+                return
+            self._abandoned[task_id] = None
+            if len(self._abandoned) > ABANDONED_MAX:
+                self._abandoned.pop(next(iter(self._abandoned)), None)
+
+    def withdraw(self, task_id: str) -> None:
+        """Expect no answer for a call that has not been published after all."""
+        with self._lock:
+            self._waiting.pop(task_id, None)
 
     def name_thread(self) -> None:
         """Let what this thread publishes be answered to the reply queue."""
@@ -153,9 +196,28 @@ class Replies:
         payload = message.payload
         if payload.get("status") not in states.READY_STATES:
             return
+        task_id = payload["task_id"]
         with self._lock:
-            futures = self._waiting.pop(payload["task_id"], ())
+            self._abandoned.pop(task_id, None)
+            futures = self._waiting.pop(task_id, ())
+            if self._overhearing:
+                self._answers += 1
+                self._overheard[task_id] = (self._answers, payload)
         for future in futures:
-            if future.set_running_or_notify_cancel():
-                backend: Any = self._app.backend
-                future.set_result(backend.meta_from_decoded(payload))
+            self._answer(future, payload)
+
+    def _answer(self, future: Future[Meta], payload: dict[str, Any]) -> None:
+        if future.set_running_or_notify_cancel():
+            backend: Any = self._app.backend
+            future.set_result(backend.meta_from_decoded(dict(payload)))
+
+
+class Overhearing:
+    """The time in which a call is published that may come to share another's answer."""
+
+    def __init__(self, replies: Replies) -> None:
+        self._replies = replies
+
+    def end(self) -> None:
+        """It is known whose answer is waited for. May be called more than once."""
+        self._replies.overheard_enough(self)
