@@ -345,6 +345,7 @@ class LiapApp(Celery):
     def refresh_event_queues(self) -> None:
         """Let workers of this app consume the queues of all event subscribers, those that run in this process too."""
         if "queues" in self.amqp.__dict__:
+            self.amqp.queues.deselect(sorted(self.left_event_queues()))
             self.add_event_queues(self.amqp.queues)
             for worker in list(self.embedded_workers):
                 worker.refresh()
@@ -359,6 +360,14 @@ class LiapApp(Celery):
     def event_queue_names(self) -> set[str]:
         """Return the names of the queues of all event subscribers."""
         return {name for exchange in self.event_exchanges.values() for name in exchange.queues()}
+
+    def left_event_queues(self) -> set[str]:
+        """Return the names of the queues whose last subscriber has unsubscribed, and that serve nothing else."""
+        left = {name for exchange in self.event_exchanges.values() for name in exchange.left_queues()}
+        if left:
+            left -= self.event_queue_names() | {queue.name for queue in self.conf.task_queues or ()}
+            left -= routed_queues(self.conf.task_routes).keys()
+        return left
 
     @property
     def _known_tasks(self) -> Mapping[str, Any]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import NAMESPACE_URL, UUID, uuid4, uuid5
 
 from amqp.exceptions import RecoverableConnectionError
+from celery.utils.log import get_logger
 from kombu import Exchange, Queue, binding
 from pydantic import BaseModel
 
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from liap_tasks.application import LiapApp
 
 __all__ = ["EVENT_HEADER", "EVENT_TASK", "EventExchange", "Subscription", "delivery_id"]
+
+logger = get_logger("liap_tasks.events")
 
 EVENT_TASK = "liap_tasks.event"
 PERSISTENT = 2
@@ -71,6 +75,16 @@ class Subscription:
         """Tell whether the event carries the headers asked for."""
         return all(headers.get(name) == value for name, value in self.match.items())
 
+    def accepts(self, body: Callable[[], Any]) -> bool:
+        """Ask the filter; one that fails lets the event pass, for the task to fail with it and be retried."""
+        if self.filter is None:
+            return True
+        try:
+            return bool(self.filter(body()))
+        except Exception as error:  # noqa: BLE001 - whatever a user's filter raises
+            logger.warning("the filter of %s failed, so the event is delivered: %r", self.task, error)
+            return True
+
 
 class EventExchange:
     """A topic exchange and its subscribers.
@@ -84,9 +98,12 @@ class EventExchange:
         self._subscriptions: list[Subscription] = []
         self._matching: TopicTrie[Subscription] = TopicTrie()
         self._queues: dict[str, Queue] = {}
+        self._left: set[str] = set()
+        self._changing = threading.RLock()
         self._declared: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
         self._changes = 0
         self._declaring = threading.Lock()
+        self._eagerly = threading.local()  # events: what is published while one is being handled in this thread
         app.event_exchanges[name] = self
 
     # -- subscribers -------------------------------------------------------------------------------------------
@@ -106,45 +123,53 @@ class EventExchange:
         match: only events that carry these headers; the broker sees to it. filter: only events whose body it accepts;
         the worker sees to it. queue: one to share with other subscribers; default is one of the task's own name.
         ordered: False lets events of one ordering key come at once (a batch of them needs that).
-        Events published from now on reach it, whether a worker runs or not; a worker embedded in this process consumes
-        it at once. A task may subscribe several times; an event that several of its rules match still comes once.
+        A worker embedded in this process consumes it at once. Its queue is bound when a worker of this app starts or
+        runs, when this app publishes, or by :meth:`declare`: from then on it has the events, whether a worker runs or
+        not.
+        A task may subscribe several times; an event that several of its rules match still comes once.
+        Workers that consume a shared queue must all know its subscribers: one that does not takes the event for those
+        that it knows.
         """
-        own = next((known.queue for known in self._subscriptions if known.task == task_name), task_name)
-        subscription = Subscription(
-            task=task_name,
-            pattern=pattern,
-            queue=queue or own,
-            match=dict(match or {}),
-            filter=filter,
-            ordered=ordered,
-        )
-        self._subscriptions.append(subscription)
-        self._matching.add(pattern, subscription)
+        with self._changing:
+            own = next((known.queue for known in self._subscriptions if known.task == task_name), task_name)
+            subscription = Subscription(
+                task=task_name,
+                pattern=pattern,
+                queue=queue or own,
+                match=dict(match or {}),
+                filter=filter,
+                ordered=ordered,
+            )
+            self._subscriptions.append(subscription)
+            self._matching.add(pattern, subscription)
+            self._left.discard(subscription.queue)
         self._changed()
         return subscription
 
     def unsubscribe(self, task_name: str) -> None:
         """Give a task no more events: its rules are taken back, and what only they asked for is unbound.
 
-        A queue that serves no other subscriber is no longer consumed by workers that start from now on; it is left as
-        it is, with what waits in it.
+        A queue that serves no other subscriber is no longer consumed by workers of this process, nor by workers that
+        start from now on; it is left as it is, with what waits in it.
         """
-        gone = [known for known in self._subscriptions if known.task == task_name]
-        kept = [known for known in self._subscriptions if known.task != task_name]
-        still_bound = {(known.queue, known.pattern, tuple(sorted(known.match.items()))) for known in kept}
+        with self._changing:
+            gone = [known for known in self._subscriptions if known.task == task_name]
+            self._subscriptions = [known for known in self._subscriptions if known.task != task_name]
+            for subscription in gone:
+                self._matching.remove(subscription.pattern, subscription)
+            still_bound = {_way(known) for known in self._subscriptions}
+            self._left |= {known.queue for known in gone} - {known.queue for known in self._subscriptions}
         with self.app.connection_for_write() as connection, connection.channel() as channel:
             for subscription in gone:
-                if (
-                    subscription.queue,
-                    subscription.pattern,
-                    tuple(sorted(subscription.match.items())),
-                ) not in still_bound:
+                if _way(subscription) not in still_bound:
                     queue = self.app.missing_queue(subscription.queue).bind(channel)
                     queue.declare()
                     self._binding(subscription).unbind(queue)
-                self._matching.remove(subscription.pattern, subscription)
-        self._subscriptions = kept
         self._changed()
+
+    def left_queues(self) -> set[str]:
+        """Return the names of the queues whose last subscriber has unsubscribed."""
+        return set(self._left)
 
     def _changed(self) -> None:
         self.forget_queues()
@@ -152,26 +177,28 @@ class EventExchange:
 
     def forget_queues(self) -> None:
         """Make and declare the subscribers' queues anew: the rules, or the app's settings, have changed."""
-        self._changes += 1
-        self._queues = {}
+        with self._changing:
+            self._changes += 1
+            self._queues = {}
 
     def queues(self) -> dict[str, Queue]:
         """Return the queues of the subscribers by name.
 
         Each has its own direct binding, by which retries come back to it alone, and one for each rule.
         """
-        if not self._queues:
-            queues: dict[str, Queue] = {}
-            for subscription in self._subscriptions:
-                queue = queues.setdefault(subscription.queue, self.app.missing_queue(subscription.queue))
-                queue.bindings = [*queue.bindings, self._binding(subscription)]
-            for name, queue in queues.items():
-                if not any(known.ordered for known in self._subscriptions if known.queue == name):
-                    arguments = dict(queue.queue_arguments or {})
-                    arguments.pop("x-message-groups", None)
-                    queue.queue_arguments = arguments
-            self._queues = queues
-        return self._queues
+        with self._changing:
+            if not self._queues:
+                queues: dict[str, Queue] = {}
+                for subscription in self._subscriptions:
+                    queue = queues.setdefault(subscription.queue, self.app.missing_queue(subscription.queue))
+                    queue.bindings = [*queue.bindings, self._binding(subscription)]
+                for name, queue in queues.items():
+                    if not any(known.ordered for known in self._subscriptions if known.queue == name):
+                        arguments = dict(queue.queue_arguments or {})
+                        arguments.pop("x-message-groups", None)
+                        queue.queue_arguments = arguments
+                self._queues = queues
+            return self._queues
 
     def binding_of(self, pattern: str) -> Any:
         """Return what binds a queue (kombu's) to the events whose routing key matches ``pattern``."""
@@ -182,18 +209,34 @@ class EventExchange:
             return binding(self.exchange, routing_key=subscription.pattern)
         return MatchingBinding(self.exchange, subscription.pattern, subscription.match)
 
-    def recipients(self, queue: str, routing_key: str, headers: Mapping[str, Any]) -> list[Subscription]:
-        """Return the rules by which tasks get an event from a queue, one for each task."""
+    def recipients(
+        self, queue: str, routing_key: str, headers: Mapping[str, Any], body: Callable[[], Any] | None = None
+    ) -> list[str]:
+        """Return the names of the tasks that get an event from a queue.
+
+        body: returns the event's body, for the filters; without it they are not asked. A task gets an event that any
+        of its rules accepts, and gets it once, from the queue of the first one that does.
+        """
+        rules = self._rules(routing_key, headers, body)
+        return [task for task, rule in rules.items() if rule.queue == queue]
+
+    def _rules(
+        self, routing_key: str, headers: Mapping[str, Any], body: Callable[[], Any] | None
+    ) -> dict[str, Subscription]:
+        """Return the rule by which each task gets an event, by task."""
         found: dict[str, Subscription] = {}
-        for subscription in self._matching.match(routing_key):
-            if subscription.queue == queue and subscription.wants(headers):
-                found.setdefault(subscription.task, subscription)
-        return list(found.values())
+        for rule in self._matching.match(routing_key):
+            if rule.task not in found and rule.wants(headers) and (body is None or rule.accepts(body)):
+                found[rule.task] = rule
+        return found
+
+    def leads_here(self, queue: str, routing_key: str, headers: Mapping[str, Any]) -> bool:
+        """Tell whether a subscription known here brings such an event into a queue, whatever its filter says."""
+        return any(rule.queue == queue and rule.wants(headers) for rule in self._matching.match(routing_key))
 
     def subscribers(self, routing_key: str, headers: Mapping[str, Any] | None = None) -> list[str]:
         """Return the names of the tasks that get an event with this routing key and these headers."""
-        matching = (known for known in self._matching.match(routing_key) if known.wants(headers or {}))
-        return list(dict.fromkeys(subscription.task for subscription in matching))
+        return list(self._rules(routing_key, headers or {}, None))
 
     # -- publishing --------------------------------------------------------------------------------------------
 
@@ -212,7 +255,8 @@ class EventExchange:
         ordering_key: events of one key reach each queue's subscribers in the order of publish, one after the other, on
         transports with message groups. headers: also what ``match`` looks at.
         Raises ``QueueFullError`` when a subscriber's queue refuses it (the others have it).
-        With ``task_always_eager`` the subscribers run here and now.
+        With ``task_always_eager`` the subscribers run here and now; an event that one of them publishes waits until the
+        others have had this one, as it would in their queues.
         """
         identity = str(event_id or uuid4())
         payload = body.model_dump(mode="json") if isinstance(body, BaseModel) else body
@@ -229,21 +273,7 @@ class EventExchange:
         )
         carried = {**message.headers, **self.app.new_metadata().as_headers(), **sent}
         level = int(MessagePriority.NORMAL if priority is None else priority)
-        if not self._publish_in_lane(message, routing_key, carried, level):
-            with self.app.producer_or_acquire() as producer:
-                self._declare_once(producer.channel)
-                producer.publish(
-                    message.body,
-                    exchange=self.exchange.name,
-                    routing_key=routing_key,
-                    headers=carried,
-                    serializer=self.app.conf.task_serializer,
-                    delivery_mode=PERSISTENT,
-                    priority=level,
-                    retry=True,
-                    retry_policy=self.app.conf.task_publish_retry_policy,
-                    **message.properties,
-                )
+        self._send(message, self.exchange.name, routing_key, carried, level)
         self._tell(identity, routing_key, payload, headers, ordering_key)
         return identity
 
@@ -274,45 +304,80 @@ class EventExchange:
     def send_to(
         self,
         task_name: str,
+        routing_key: str,
         body: BaseModel | dict[str, Any],
         *,
         event_id: str,
         priority: MessagePriority | int | None = None,
         ordering_key: str | None = None,
         headers: dict[str, Any] | None = None,
-    ) -> None:
-        """Send an event to one subscriber alone, whatever its patterns; options are those of :meth:`publish`.
+    ) -> bool:
+        """Send an event to one subscriber alone, if one of its rules wants it; options are those of :meth:`publish`.
 
-        Raises LookupError for a task that subscribes to nothing here.
+        Returns whether it was sent. It comes like any other event: it is not refused because the task is unique, nor
+        dropped for its ``dedup_key``. Raises LookupError for a task that subscribes to nothing here.
         """
-        queue = next((known.queue for known in self._subscriptions if known.task == task_name), None)
-        if queue is None:
+        if not any(known.task == task_name for known in self._subscriptions):
             raise LookupError(f"task {task_name!r} subscribes to nothing of exchange {self.exchange.name!r}")
         payload = body.model_dump(mode="json") if isinstance(body, BaseModel) else body
         sent = dict(headers or {})
-        if ordering_key is not None and "x-message-groups" in (self.queues()[queue].queue_arguments or {}):
+        rule = self._rules(routing_key, sent, lambda: payload).get(task_name)
+        if rule is None:
+            return False
+        identity = delivery_id(event_id, task_name)
+        if self.app.prepared_calls.eager:
+            task: Any = self.app.tasks[task_name]
+            task.apply_async((payload,), task_id=identity, headers=sent or None)
+            return True
+        if ordering_key is not None:
             sent["x-group-id"] = ordering_key
-        task: Any = self.app.tasks[task_name]
-        task.apply_async(
-            (payload,),
-            task_id=delivery_id(event_id, task_name),
-            queue=self.queues()[queue],
-            priority=int(MessagePriority.NORMAL if priority is None else priority),
-            headers=sent,
+        message = self.app.amqp.create_task_message(
+            identity, task_name, args=[payload], argsrepr=f"({routing_key},)", kwargsrepr="{}"
         )
+        carried = {**message.headers, **self.app.new_metadata().as_headers(), **sent}
+        level = int(MessagePriority.NORMAL if priority is None else priority)
+        self._send(message, "", rule.queue, carried, level)
+        return True
 
     def _run_eagerly(self, identity: str, routing_key: str, payload: dict[str, Any], headers: dict[str, Any]) -> None:
-        given: set[str] = set()
-        for subscription in self._matching.match(routing_key):
-            name = subscription.task
-            if name in given or not subscription.wants(headers):
-                continue
-            given.add(name)
-            if subscription.filter is None or subscription.filter(payload):
-                task: Any = self.app.tasks[name]
-                task.apply_async((payload,), task_id=delivery_id(identity, name), headers=headers or None)
+        """Run the subscribers of an event, and then those of what they have published meanwhile."""
+        waiting: deque[tuple[str, str, dict[str, Any], dict[str, Any]]] | None
+        waiting = getattr(self._eagerly, "events", None)
+        if waiting is not None:
+            waiting.append((identity, routing_key, payload, headers))
+            return
+        self._eagerly.events = waiting = deque([(identity, routing_key, payload, headers)])
+        try:
+            while waiting:
+                event, key, body, carried = waiting.popleft()
+                for name in self._rules(key, carried, partial(_itself, body)):
+                    task: Any = self.app.tasks[name]
+                    task.apply_async((body,), task_id=delivery_id(event, name), headers=carried or None)
+        finally:
+            self._eagerly.events = None
 
-    def _publish_in_lane(self, message: Any, routing_key: str, headers: dict[str, Any], priority: int) -> bool:
+    def _send(self, message: Any, exchange: str, routing_key: str, headers: dict[str, Any], priority: int) -> None:
+        """Publish a message, with everything declared that events pass through."""
+        if self._send_in_lane(message, exchange, routing_key, headers, priority):
+            return
+        with self.app.producer_or_acquire() as producer:
+            self._declare_once(producer.channel)
+            producer.publish(
+                message.body,
+                exchange=exchange,
+                routing_key=routing_key,
+                headers=headers,
+                serializer=self.app.conf.task_serializer,
+                delivery_mode=PERSISTENT,
+                priority=priority,
+                retry=True,
+                retry_policy=self.app.conf.task_publish_retry_policy,
+                **message.properties,
+            )
+
+    def _send_in_lane(
+        self, message: Any, exchange: str, routing_key: str, headers: dict[str, Any], priority: int
+    ) -> bool:
         """Publish without kombu's detours where that can be done; False where it cannot."""
         try:
             lane = self.app.lane.channel()
@@ -322,7 +387,7 @@ class EventExchange:
             lane.publish(
                 message.body,
                 serializer=self.app.prepared_calls.frame().serializer,
-                exchange=self.exchange.name,
+                exchange=exchange,
                 routing_key=routing_key,
                 headers=headers,
                 properties={"delivery_mode": PERSISTENT, **message.properties},
@@ -361,6 +426,15 @@ class EventExchange:
             for queue in list(self.queues().values()):
                 queue.bind(channel).declare()
             self._declared[established] = changes
+
+
+def _way(subscription: Subscription) -> tuple[str, str, tuple[tuple[str, str], ...]]:
+    """Return what a binding depends on."""
+    return subscription.queue, subscription.pattern, tuple(sorted(subscription.match.items()))
+
+
+def _itself(body: dict[str, Any]) -> dict[str, Any]:
+    return body
 
 
 class MatchingBinding(binding):

@@ -149,12 +149,12 @@ class LetterReader:
         origin = headers.get(EVENT_HEADER)
         origin = origin if isinstance(origin, Mapping) else {}
         exchange = self._exchanges.get(str(origin.get("exchange", "")))
-        rules = exchange.recipients(queue, str(origin.get("routing_key", "")), headers) if exchange else []
+        tasks = exchange.recipients(queue, str(origin.get("routing_key", "")), headers) if exchange else []
         event_id = _text(headers.get("id"))
-        if len(rules) == 1:
-            return rules[0].task, delivery_id(event_id or "", rules[0].task), ""
+        if len(tasks) == 1:
+            return tasks[0], delivery_id(event_id or "", tasks[0]), ""
         # One message for several: they get it together again.
-        return EVENT_TASK, event_id, f"an event for {', '.join(rule.task for rule in rules)}" if rules else ""
+        return EVENT_TASK, event_id, f"an event for {', '.join(tasks)}" if tasks else ""
 
 
 def _task_side(own: Mapping[str, Any], headers: dict[str, Any], now: float) -> dict[str, Any]:

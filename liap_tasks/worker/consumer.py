@@ -23,7 +23,7 @@ from liap_tasks.configuration import counts_deliveries
 from liap_tasks.policies import DeadLetterReason
 from liap_tasks.time_source import call_after, clock_of
 from liap_tasks.worker.batch_collector import BatchCollector, window_of
-from liap_tasks.worker.event_copies import deliver_event, is_event
+from liap_tasks.worker.event_copies import deliver_event, is_event, nobody_for
 from liap_tasks.worker.neighbours import let_workers_meet
 from liap_tasks.worker.redelivery import HEADER as REDELIVERIES
 from liap_tasks.worker.redelivery import put_back_counted
@@ -163,7 +163,8 @@ class LiapConsumer(Consumer):
     def on_unknown_task(self, body: Any, message: Any, exc: Any) -> None:
         """Called for a task that is not registered here: a dead letter, and a failed result for who waits for it."""
         error = NotRegistered((message.headers or {}).get("task"))
-        if self._keep(message, DeadLetterReason.NO_HANDLER, "no such task is registered here", error):
+        detail = nobody_for(message) if is_event(message) else "no such task is registered here"
+        if self._keep(message, DeadLetterReason.NO_HANDLER, detail, error):
             super().on_unknown_task(body, Kept(message), exc)
 
     def on_unknown_message(self, body: Any, message: Any) -> None:
@@ -189,6 +190,9 @@ class LiapConsumer(Consumer):
         """Know the tasks and consume the event queues that the app has by now; called in the worker's thread."""
         app: Any = self.app
         self.update_strategies()
+        for name in app.left_event_queues():
+            if self.task_consumer.consuming_from(name):
+                self.task_consumer.cancel_by_queue(name)
         for name in app.amqp.queues.consume_from:
             if name in app.event_queue_names() and not self.task_consumer.consuming_from(name):
                 self.add_task_queue(name)

@@ -18,13 +18,13 @@ from celery.utils.log import get_logger
 
 from liap_tasks import dead_letters
 from liap_tasks.errors import DeadLetterError
-from liap_tasks.events import EVENT_HEADER, EVENT_TASK, Subscription, delivery_id
+from liap_tasks.events import EVENT_HEADER, EVENT_TASK, delivery_id
 from liap_tasks.policies import DeadLetter, DeadLetterReason
 
 if TYPE_CHECKING:
     from liap_tasks.application import LiapApp
 
-__all__ = ["deliver_event", "is_event"]
+__all__ = ["deliver_event", "is_event", "nobody_for"]
 
 logger = get_logger("liap_tasks.events")
 
@@ -38,39 +38,42 @@ def is_event(message: Any) -> bool:
 def deliver_event(app: LiapApp, message: Any, queue: str, handle: Callable[[Any], Any]) -> None:
     """Give ``handle`` the event's message, addressed, once for each subscriber of the queue that wants it.
 
-    An event that none of them wants is acknowledged; one of an exchange that nobody here subscribes to is handed on as
-    it is, a message without a task.
+    An event that their filters refuse is acknowledged. One that no subscription known here has brought into the queue
+    is wanted by somebody else (a newer version of the program, say): it is handed on as it is, a message without a
+    task. One from a queue whose last subscriber has just left stays in it.
     """
     origin = message.headers.get(EVENT_HEADER) or {}
     exchange = app.event_exchanges.get(origin.get("exchange", ""))
-    if exchange is None or queue not in exchange.queues():
+    if exchange is None:
         handle(message)
         return
-    rules = exchange.recipients(queue, origin.get("routing_key", ""), message.headers)
-    rules = [rule for rule in rules if _accepts(rule, message)]
-    if not rules:
+    if queue in app.left_event_queues():
+        message.reject_log_error(logger, (OSError,), requeue=True)
+        return
+    key = origin.get("routing_key", "")
+    tasks = exchange.recipients(queue, key, message.headers, lambda: message.payload[0][0])
+    if len(tasks) == 1:
+        _address(message, tasks[0], queue)
+        handle(message)
+    elif tasks:
+        shared = _SharedDelivery(message, len(tasks))
+        for task in tasks:
+            copy = EventCopy(app, message, shared, queue)
+            _address(copy, task, queue)
+            handle(copy)
+    elif exchange.leads_here(queue, key, message.headers):
         message.ack_log_error(logger, (OSError,))
-        return
-    if len(rules) == 1:
-        _address(message, rules[0].task, queue)
+    else:
         handle(message)
-        return
-    shared = _SharedDelivery(message, len(rules))
-    for rule in rules:
-        copy = EventCopy(app, message, shared, queue)
-        _address(copy, rule.task, queue)
-        handle(copy)
 
 
-def _accepts(rule: Subscription, message: Any) -> bool:
-    """Ask the rule's filter; one that fails lets the event pass, for the task to fail with it and be retried."""
-    if rule.filter is None:
-        return True
-    try:
-        return bool(rule.filter(message.payload[0][0]))
-    except Exception as error:  # noqa: BLE001 - whatever a user's filter raises
-        logger.warning("the filter of %s failed, so the event is delivered: %r", rule.task, error)
-        return True
+def nobody_for(message: Any) -> str:
+    """Say why an event becomes a dead letter that no subscription here has asked for."""
+    origin = message.headers.get(EVENT_HEADER) or {}
+    return (
+        f"no subscriber known here has asked for event {origin.get('routing_key', '')!r} of exchange "
+        f"{origin.get('exchange', '')!r}: another program's has, or one that is gone and whose binding was left"
+    )
 
 
 def _address(message: Any, subscriber: str, queue: str) -> None:

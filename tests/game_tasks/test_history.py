@@ -12,15 +12,15 @@ from game_tasks import replay_game
 from game_tasks.application import app, game_events
 from game_tasks.archive import GameArchive, default_archive
 from game_tasks.events import GameEvent, GameEventType
-from liap_tasks import EmbeddedWorker, LiapApp
+from liap_tasks import EmbeddedWorker, LiapApp, Unique
 from liap_tasks.testing import WorkerClock
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def event(sequence: int, game: str = "g1", room: str = "r1") -> GameEvent:
+def event(sequence: int, game: str = "g1", room: str = "r1", **fields: Any) -> GameEvent:
     return GameEvent(
-        event_type=GameEventType.PIECE_PLAYED,
+        **{"event_type": GameEventType.PIECE_PLAYED, **fields},
         room_id=room,
         game_id=game,
         sequence=sequence,
@@ -38,7 +38,7 @@ def historian(event: GameEvent) -> None:
 
 @pytest.fixture
 def heard(game_app: LiapApp) -> Iterator[list[int]]:
-    game_events.subscribe("nothing.happens", "tests.historian")
+    game_events.subscribe("piece.*", "tests.historian", filter=lambda body: body["player_id"] != "West")
     HEARD.clear()
     yield HEARD
     game_events.unsubscribe("tests.historian")
@@ -70,6 +70,39 @@ def test_a_game_can_be_played_again_twice(
         replay_game("g1", "tests.historian")
     virtual_clock.settle()
     assert heard == [1, 1]
+
+
+def test_it_is_played_as_far_as_the_subscriber_asked_for_its_events(
+    game_app: LiapApp, liap_worker: EmbeddedWorker, virtual_clock: WorkerClock, heard: list[int]
+) -> None:
+    others = [event(2, event_type=GameEventType.GAME_STARTED), event(3, player_id="West")]
+    default_archive().store_events([event(1), *others, event(4, player_id="East")])
+    assert replay_game("g1", "tests.historian") == 2
+    virtual_clock.settle()
+    assert heard == [1, 4]
+
+
+def test_a_unique_subscriber_gets_every_event_of_the_game(
+    game_app: LiapApp, liap_worker: EmbeddedWorker, virtual_clock: WorkerClock
+) -> None:
+    heard = []
+
+    @app.task(name="tests.one_at_a_time", shared=False, unique=Unique(key=lambda args, kwargs: args[0]["room_id"]))
+    def one_at_a_time(event: GameEvent) -> None:
+        heard.append(event.sequence)
+
+    game_events.subscribe("#", one_at_a_time.name)
+    default_archive().store_events([event(number) for number in range(1, 6)])
+    assert replay_game("g1", one_at_a_time.name) == 5
+    virtual_clock.advance(300)
+    assert sorted(heard) == [1, 2, 3, 4, 5]
+
+
+def test_a_game_is_played_again_in_eager_mode(game_app: LiapApp, heard: list[int]) -> None:
+    app.conf.task_always_eager = True
+    default_archive().store_events([event(1), event(2)])
+    assert replay_game("g1", "tests.historian") == 2
+    assert heard == [1, 2]
 
 
 def test_who_subscribes_to_nothing_is_sent_nothing(game_app: LiapApp) -> None:

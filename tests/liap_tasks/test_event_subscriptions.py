@@ -7,12 +7,13 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from celery.exceptions import Reject
 
 from liap_tasks import DeadLetterReason, EmbeddedWorker, EventExchange, LiapApp, RetryPolicy, dead_letters
-from tests.liap_tasks.conftest import Outcomes
+from tests.liap_tasks.conftest import DEADLINE, Outcomes
 
 Stats = Callable[..., dict[str, float]]
 
@@ -164,6 +165,49 @@ def test_a_filter_is_asked_in_the_worker(listeners: Listeners, outcomes: Outcome
     assert stats(listeners.app, "tests.even")["acknowledged"] == 4
 
 
+@pytest.mark.parametrize("eager", [False, True])
+def test_any_rule_of_a_task_may_let_an_event_pass(listeners: Listeners, outcomes: Outcomes, eager: bool) -> None:
+    listeners.app.conf.task_always_eager = eager
+    listeners.add("tests.choosy", "game.*", filter=lambda body: False)
+    listeners.events.subscribe("game.started", "tests.choosy")
+    listeners.events.subscribe("#", "tests.choosy", filter=lambda body: body["n"] == 7)
+    with EmbeddedWorker(listeners.app):
+        for number, key in enumerate(["game.started", "game.ended", "room.left"], start=5):
+            listeners.events.publish(key, {"n": number})
+        outcomes.states(2)
+    assert sorted(listeners.got) == [("tests.choosy", 5), ("tests.choosy", 7)]
+
+
+def test_a_task_with_several_queues_gets_an_event_once(listeners: Listeners, outcomes: Outcomes, stats: Stats) -> None:
+    listeners.add("tests.twice", "game.*", queue="tests.first")
+    listeners.events.subscribe("#", "tests.twice", queue="tests.second")
+    with EmbeddedWorker(listeners.app):
+        listeners.events.publish("game.a", {"n": 1})
+        listeners.events.publish("room.a", {"n": 2})
+        outcomes.states(2)
+    assert sorted(listeners.got) == [("tests.twice", 1), ("tests.twice", 2)]
+    assert stats(listeners.app, "tests.second")["acknowledged"] == 2
+
+
+def test_an_event_that_another_program_s_subscriber_wants_is_kept(
+    new_app: Callable[..., LiapApp], outcomes: Outcomes
+) -> None:
+    url = f"liap-memory:///{uuid4().hex}"
+    old, new = (Listeners(new_app(message_queue_url=url)) for _ in range(2))
+    old.add("tests.scores", "game.ended")
+    new.add("tests.scores", "game.ended")
+    new.events.subscribe("game.started", "tests.scores")
+    new.events.declare()
+    with EmbeddedWorker(old.app):
+        new.events.publish("game.started", {"n": 1})
+        new.events.publish("game.ended", {"n": 2})
+        outcomes.states(1)
+    (letter,) = dead_letters.peek(old.app)
+    assert (letter.reason, letter.queue) == (DeadLetterReason.NO_HANDLER, "tests.scores")
+    assert "no subscriber known here has asked for event 'game.started' of exchange 'listened'" in letter.detail
+    assert old.got == [("tests.scores", 2)]
+
+
 def test_a_filter_that_fails_lets_the_event_pass(listeners: Listeners, outcomes: Outcomes) -> None:
     listeners.add("tests.careful", filter=lambda body: body["no such field"])
     with EmbeddedWorker(listeners.app):
@@ -198,6 +242,78 @@ def test_an_unsubscribed_task_gets_no_more_events(any_listeners: Listeners, outc
     assert listeners.names() == {"tests.leaves": 1, "tests.stays": 2}
 
 
+def test_what_waits_for_a_task_that_unsubscribes_stays_in_its_queue(
+    listeners: Listeners, outcomes: Outcomes, stats: Stats
+) -> None:
+    begun, go_on = threading.Semaphore(0), threading.Event()
+
+    @listeners.app.task(shared=False, name="tests.slow")
+    def slow(body: dict[str, Any]) -> None:
+        begun.release()
+        go_on.wait(DEADLINE)
+
+    listeners.events.subscribe("#", "tests.slow")
+    listeners.add("tests.stays")
+    with EmbeddedWorker(listeners.app, concurrency=2):
+        for number in range(40):
+            listeners.events.publish("game.a", {"n": number})
+        assert begun.acquire(timeout=DEADLINE)
+        listeners.events.unsubscribe("tests.slow")
+        listeners.events.publish("game.b", {"n": 40})
+        go_on.set()
+        while listeners.names()["tests.stays"] < 41:
+            outcomes.next()
+    numbers = stats(listeners.app, "tests.slow")
+    assert numbers["ready"] + numbers["acknowledged"] == 40
+    assert numbers["ready"] > 0
+    assert dead_letters.peek(listeners.app) == []
+    go_on.set()
+    listeners.events.subscribe("#", "tests.slow")
+    with EmbeddedWorker(listeners.app):
+        for _ in range(int(numbers["ready"])):
+            outcomes.next()
+    assert stats(listeners.app, "tests.slow")["acknowledged"] == 40
+
+
+def test_a_queue_that_serves_other_things_is_still_consumed_when_its_subscribers_leave(
+    listeners: Listeners, outcomes: Outcomes
+) -> None:
+    @listeners.app.task(shared=False, name="tests.work")
+    def work() -> None: ...
+
+    default = listeners.app.conf.task_default_queue
+    listeners.add("tests.leaves", queue=default)
+    with EmbeddedWorker(listeners.app):
+        listeners.events.publish("game.a", {"n": 1})
+        assert outcomes.next().task == "tests.leaves"
+        listeners.events.unsubscribe("tests.leaves")
+        work.delay()
+        assert outcomes.next().task == "tests.work"
+
+
+def test_a_subscriber_added_while_the_queues_are_made_is_bound(
+    listeners: Listeners, outcomes: Outcomes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listeners.add("tests.early")
+    missing_queue, making = listeners.app.missing_queue, threading.Event()
+    adding = threading.Thread(target=listeners.add, args=("tests.late",))
+
+    def slowly(name: str) -> Any:
+        if not making.is_set():
+            making.set()
+            adding.start()
+            adding.join(0.2)  # it must wait until this is done
+        return missing_queue(name)
+
+    monkeypatch.setattr(listeners.app, "missing_queue", slowly)
+    listeners.events.publish("game.a", {"n": 1})
+    adding.join(DEADLINE)
+    listeners.events.publish("game.a", {"n": 2})
+    with EmbeddedWorker(listeners.app):
+        while ("tests.late", 2) not in listeners.got:
+            outcomes.next()
+
+
 def test_a_coroutine_publishes_without_blocking(listeners: Listeners, outcomes: Outcomes) -> None:
     listeners.add("tests.all")
 
@@ -218,3 +334,25 @@ def test_eager_mode_honours_headers_and_filters(listeners: Listeners) -> None:
     listeners.events.publish("game.a", {"n": 2}, headers={"room": "r2"})
     asyncio.run(listeners.events.apublish("game.a", {"n": 3}))
     assert listeners.got == [("tests.room_1", 1), ("tests.even", 2)]
+
+
+def test_eager_mode_lets_an_event_pass_whose_filter_fails(listeners: Listeners) -> None:
+    listeners.app.conf.task_always_eager = True
+    listeners.add("tests.careful", filter=lambda body: body["no such field"])
+    listeners.add("tests.all")
+    listeners.events.publish("game.a", {"n": 1})
+    assert listeners.got == [("tests.careful", 1), ("tests.all", 1)]
+
+
+def test_eager_mode_keeps_the_order_of_events_that_subscribers_publish(listeners: Listeners) -> None:
+    listeners.app.conf.task_always_eager = True
+
+    @listeners.app.task(shared=False, name="tests.goes_on")
+    def goes_on(body: dict[str, Any]) -> None:
+        if body["n"] < 3:
+            listeners.events.publish("game.a", {"n": body["n"] + 1})
+
+    listeners.events.subscribe("#", "tests.goes_on")
+    listeners.add("tests.listens")
+    listeners.events.publish("game.a", {"n": 0})
+    assert listeners.got == [("tests.listens", number) for number in range(4)]
