@@ -91,15 +91,15 @@ def test_a_unique_subscriber_gets_every_event_of_the_game(
     def one_at_a_time(event: GameEvent) -> None:
         heard.append(event.sequence)
 
-    game_events.subscribe("#", one_at_a_time.name)
+    game_events.subscribe("piece.*", one_at_a_time.name)
     default_archive().store_events([event(number) for number in range(1, 6)])
     assert replay_game("g1", one_at_a_time.name) == 5
     virtual_clock.advance(300)
+    game_events.unsubscribe(one_at_a_time.name)
     assert sorted(heard) == [1, 2, 3, 4, 5]
 
 
-def test_a_game_is_played_again_in_eager_mode(game_app: LiapApp, heard: list[int]) -> None:
-    app.conf.task_always_eager = True
+def test_a_game_is_played_again_in_eager_mode(game_app: LiapApp, eager_app: LiapApp, heard: list[int]) -> None:
     default_archive().store_events([event(1), event(2)])
     assert replay_game("g1", "tests.historian") == 2
     assert heard == [1, 2]
