@@ -68,7 +68,7 @@ def subscribe(
     own. name: the task's name, default is Celery's automatic one. ordered: False lets a room's events come at once, in
     batches say. options: of ``app.task`` (retry_policy, timeout and the others), which a task has already. The function
     takes the event as its one argument; annotate it with GameEvent to get it as one.
-    Raises ValueError without any pattern or type, or when no type matches both.
+    Raises ValueError without any pattern or type, for a pattern that no type matches, or when no type matches both.
     """
     wanted = _wanted(patterns, None if types is None else [GameEventType(one) for one in types])
     match = {} if room is None else {ROOM_HEADER: room}
@@ -91,15 +91,20 @@ def subscribe(
 
 def _wanted(patterns: Sequence[str], types: Sequence[GameEventType] | None) -> list[str]:
     """Return the patterns to bind."""
-    if types is None or not patterns:
-        wanted = list(patterns) if types is None else [one.value for one in types]
-        if not wanted:
+    if not patterns:
+        if not types:
             raise ValueError("a subscriber needs a pattern or types")
-        return wanted
+        return [one.value for one in types]
     matching = TopicRouter()
     for pattern in patterns:
         matching.register_route(pattern, pattern)
-    wanted = [one.value for one in types if matching.find(RoutedMessage(key=one.value)) is not None]
+    matched = {one: matching.find_all(RoutedMessage(key=one.value)) for one in GameEventType}
+    for pattern in patterns:
+        if not any(pattern in found for found in matched.values()):
+            raise ValueError(f"no type of event matches {pattern!r}; there are {', '.join(GameEventType)}")
+    if types is None:
+        return list(patterns)
+    wanted = [one.value for one in types if matched[one]]
     if not wanted:
         raise ValueError(f"none of the types {', '.join(types)} matches {' or '.join(patterns)}")
     return wanted

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -75,6 +76,12 @@ def test_the_broker_sorts_by_pattern_type_and_room(game_app: LiapApp, heard: Hea
     publish(event(GameEventType.ROOM_LEFT, 1, room="r2"))
     names = ("game_tests.games", "game_tests.types", "game_tests.both", "game_tests.room")
     assert [waiting(game_app, name) for name in names] == [2, 3, 1, 1]
+
+
+@pytest.mark.parametrize("pattern", ["game.strted", "", "games.#"])
+def test_a_pattern_that_no_type_of_event_matches_is_an_error(game_app: LiapApp, pattern: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"no type of event matches {pattern!r}; there are ")):
+        subscribe("game.*", pattern)
 
 
 def test_types_that_no_pattern_matches_are_an_error(game_app: LiapApp) -> None:
