@@ -294,7 +294,8 @@ class EventExchange:
     ) -> str:
         """Publish an event from a coroutine without blocking its loop; options are those of :meth:`publish`.
 
-        timeout: seconds it may take. Raises BrokerUnavailableError when the broker has not taken it by then.
+        timeout: seconds it may take. Raises BrokerUnavailableError when the broker has not taken it by then. Of events
+        that are published at once (``asyncio.gather``) none is before the other; await each where the order matters.
         """
         work = partial(self.publish, routing_key, body, **options)
         if self.app.conf.task_always_eager:
