@@ -26,12 +26,14 @@ from celery._state import connect_on_app_finalize
 from celery.app.amqp import AMQP
 from celery.app.base import pydantic_wrapper  # type: ignore[attr-defined]  # not in the stubs
 from celery.backends.rpc import RPCBackend
+from celery.exceptions import TaskPredicate
 from kombu import Queue
 from kombu.exceptions import OperationalError
 from pydantic import BaseModel
 
 from liap_tasks.commands.one_line import end_celery_command
 from liap_tasks.configuration import broker_feature, celery_configuration, check_broker, work_queue
+from liap_tasks.continuation import keep_call, keep_task
 from liap_tasks.coroutines.running import MARK
 from liap_tasks.dead_letter_store import DeadLetterStore
 from liap_tasks.dead_letter_store.bootstep import KeepsDeadLetters
@@ -74,6 +76,16 @@ class LiapAMQP(AMQP):
         if queues is None and names is not None:
             queues = [self.queues[name] for name in names]
         return super().TaskConsumer(channel, queues, accept, **options)
+
+    def _retry_publish(self, publish: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Publish what follows a task that has ended (called by Celery); what cannot be published leaves a letter."""
+        try:
+            return super()._retry_publish(publish, *args, **kwargs)  # type: ignore[misc]  # not in the stubs
+        except TaskPredicate:
+            raise
+        except Exception as error:
+            keep_task(error)
+            raise
 
     @cached_property
     def send_task_message(self) -> Callable[..., Any]:
@@ -390,14 +402,21 @@ class LiapApp(Celery):
         an answer is of use; the message expires then. ordering_key, dedup_key: see :class:`LiapTask`.
         Raises ``QueueFullError`` when the queue's bound refuses the message, InvalidArgumentError for a key on a broker
         or a queue that would ignore it; for a unique task that is known here DuplicateTaskError and UniqueStoreError.
+        What Celery publishes when a task has ended becomes a dead letter instead, see :mod:`liap_tasks.continuation`.
         """
+        options.update(countdown=countdown, eta=eta)
         task = options.get("task_type") or self._known_tasks.get(name)
-        if getattr(task, "unique", None) is not None:
-            options.update(countdown=countdown, eta=eta)
-            return publish_unique(
-                self, task, args, kwargs, options, lambda options: self._send_task(name, args, kwargs, **options)
-            )
-        return self._send_task(name, args, kwargs, countdown, eta, **options)
+        try:
+            if getattr(task, "unique", None) is not None:
+                return publish_unique(
+                    self, task, args, kwargs, options, lambda options: self._send_task(name, args, kwargs, **options)
+                )
+            return self._send_task(name, args, kwargs, **options)
+        except Exception as error:
+            kept = keep_call(self, name, args, kwargs, options, error)
+            if kept is None:
+                raise
+            return kept
 
     def _send_task(
         self, name: str, args: Any, kwargs: Any, countdown: Any = None, eta: Any = None, **options: Any

@@ -36,7 +36,7 @@ from liap_tasks.unique.running import UniqueAttempt, Wait
 if TYPE_CHECKING:
     from liap_tasks.task import LiapTask
 
-__all__ = ["back_to_its_queue", "note_attempt", "run_attempt"]
+__all__ = ["back_to_its_queue", "bury", "note_attempt", "run_attempt"]
 
 logger = get_logger("liap_tasks.attempt")
 _rng = Random()
@@ -197,11 +197,11 @@ def end_attempt(task: LiapTask, error: Exception) -> DeadLetter | None:
                 raise
     note_attempt(task, error)
     if not answered_by_fallback(task, decision):
-        _bury(task, decision, error)
+        bury(task, decision, error)
     return decision
 
 
-def _bury(task: LiapTask, decision: DeadLetter, error: Exception) -> None:
+def bury(task: LiapTask, decision: DeadLetter, error: Exception) -> None:
     """Put the message among the dead letters if the task's policy wants that; else it goes back to its queue."""
     if task.app.dead_letter_policy_of(task.name).enabled:
         marked_as_dead_letter(error)
@@ -235,7 +235,7 @@ def _fall_back(
         if isinstance(answer, Awaitable):
             answer = run_coroutine(task, answer, None)
     except Exception as failure:
-        _bury(task, verdict, error)
+        bury(task, verdict, error)
         raise error from failure
     logger.warning("task %s[%s] is answered by its fallback: %s (%r)", task.name, task.request.id, verdict, error)
     return answer

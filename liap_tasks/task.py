@@ -24,6 +24,7 @@ from kombu.exceptions import EncodeError
 from liap_tasks import calls
 from liap_tasks.attempt import back_to_its_queue, note_attempt, run_attempt
 from liap_tasks.calls import AwaitableResult
+from liap_tasks.continuation import keep_call
 from liap_tasks.coroutines.running import is_coroutine_task
 from liap_tasks.giving_up import given_up
 from liap_tasks.handlers import MessageFilter
@@ -120,26 +121,34 @@ class LiapTask(Task[Any, Any]):
         """
         if delivery is not None:
             options = {**delivery.as_execution_options(), **options}
-        if options and continues_a_call(options, task_id):
-            options["headers"] = headers_of_retry(options.get("headers"))
-        else:
-            for name, key in (("ordering_key", self.ordering_key), ("dedup_key", self.dedup_key)):
-                if key is not None and options.get(name) is None:
-                    options[name] = key_of(self.run, key, tuple(args or ()), dict(kwargs or {}))
-        if self.app.prepared_calls.eager:
-            options.pop("ordering_key", None)  # one after the other anyway
-            options.pop("dedup_key", None)  # nothing is kept between two calls
-            correlation_id = None if delivery is None else delivery.correlation_id
-            deadline = deadline_from(
-                deadline=options.pop("deadline", None),
-                answer_within=options.pop("answer_within", None),
-                now=self.app.time_source.time(),
-            )
-            metadata = self.app.new_metadata(correlation_id, deadline)
-            options["headers"] = {**metadata.as_headers(), **(options.get("headers") or {})}
-        elif delivery is not None and delivery.correlation_id is not None:
-            options["metadata_correlation_id"] = delivery.correlation_id
-        return super().apply_async(args, kwargs, task_id, producer, link, link_error, shadow, **options)
+        try:
+            if options and continues_a_call(options, task_id):
+                options["headers"] = headers_of_retry(options.get("headers"))
+            else:
+                for name, key in (("ordering_key", self.ordering_key), ("dedup_key", self.dedup_key)):
+                    if key is not None and options.get(name) is None:
+                        options[name] = key_of(self.run, key, tuple(args or ()), dict(kwargs or {}))
+            if self.app.prepared_calls.eager:
+                options.pop("ordering_key", None)  # one after the other anyway
+                options.pop("dedup_key", None)  # nothing is kept between two calls
+                correlation_id = None if delivery is None else delivery.correlation_id
+                deadline = deadline_from(
+                    deadline=options.pop("deadline", None),
+                    answer_within=options.pop("answer_within", None),
+                    now=self.app.time_source.time(),
+                )
+                metadata = self.app.new_metadata(correlation_id, deadline)
+                options["headers"] = {**metadata.as_headers(), **(options.get("headers") or {})}
+            elif delivery is not None and delivery.correlation_id is not None:
+                options["metadata_correlation_id"] = delivery.correlation_id
+            return super().apply_async(args, kwargs, task_id, producer, link, link_error, shadow, **options)
+        except Exception as error:
+            own = self._get_exec_options()  # type: ignore[attr-defined]  # not in the stubs
+            named = {"task_id": task_id, "link": link, "link_error": link_error, "shadow": shadow}
+            kept = keep_call(self.app, self.name, args, kwargs, {**own, **options, **named}, error)
+            if kept is None:
+                raise
+            return kept
 
     async def adelay(self, *args: Any, **kwargs: Any) -> AwaitableResult:
         """Publish a call from a coroutine; ``delay`` without blocking the loop, see :meth:`aapply_async`."""

@@ -24,7 +24,7 @@ class DeadLetterReason(StrEnum):
     EXPIRED = "expired"
     """Its time to live ran out in the queue."""
     MAXLEN = "maxlen"
-    """The queue's bound dropped it."""
+    """The queue's bound dropped it, or refused it when nobody could be told of that."""
     DELIVERY_LIMIT = "delivery_limit"
     """It was delivered too often without being acknowledged."""
     RETRIES_EXHAUSTED = "retries_exhausted"

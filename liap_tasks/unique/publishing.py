@@ -21,7 +21,7 @@ from liap_tasks.unique.locks import Claim, claim_in
 if TYPE_CHECKING:
     from liap_tasks.application import LiapApp
 
-__all__ = ["continues_a_call", "publish_unique"]
+__all__ = ["continues_a_call", "nobody_can_be_told", "publish_unique"]
 
 logger = get_logger("liap_tasks.unique")
 
@@ -66,7 +66,7 @@ def publish_unique(
             f"a call of task {task.name} that the broker drops for its dedup_key would keep its lock: use either "
             'dedup_key or unique, or until="running"'
         )
-    must_be_sent = not eager and _nobody_can_be_told()
+    must_be_sent = not eager and nobody_can_be_told()
     if must_be_sent:
         key = locks.key_of_known(task, None, args, kwargs)
     else:
@@ -98,7 +98,7 @@ def publish_unique(
         raise
 
 
-def _nobody_can_be_told() -> bool:
+def nobody_can_be_told() -> bool:
     """Tell whether it is Celery that publishes now, not a program or the code of a task."""
     parent: Any = current_task
     if not parent:
