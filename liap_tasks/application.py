@@ -27,6 +27,7 @@ from celery.app.amqp import AMQP
 from celery.app.base import pydantic_wrapper  # type: ignore[attr-defined]  # not in the stubs
 from celery.backends.rpc import RPCBackend
 from celery.exceptions import TaskPredicate
+from celery.local import PromiseProxy
 from kombu import Queue
 from kombu.exceptions import OperationalError
 from pydantic import BaseModel
@@ -184,6 +185,8 @@ class LiapApp(Celery):
         self.unique_locks = UniqueLocks(self)
         self.event_exchanges: dict[str, EventExchange] = {}
         self.embedded_workers: list[Refreshable] = []
+        self.shares_tasks = True
+        self._joined: set[str] = set()  # names of tasks that other apps have shared
         super().__init__(main, **options)
         self.config_from_object(_LateConfiguration(self))
         self.steps["worker"].update((SaysWhoSharesTheBroker, KeepsDeadLetters))
@@ -258,23 +261,35 @@ class LiapApp(Celery):
         def task(self, *args: Any, shared: bool = True, **options: Any) -> Any:
             """Make a task of a function; see ``celery.Celery.task``, and :class:`LiapTask` for the options of ours.
 
-            shared: whether the other apps of this package in this process get the task, too. Celery would give it to
-            every app: one that is not ours would run it without its policies, and warns of its options.
+            shared: whether the other apps of this package in this process get the task, too, but those that have one
+            of that name themselves; an app that is isolated for a test shares none. Celery would give it to every app:
+            one that is not ours would run it without its policies, and warns of its options.
             """
             make = super().task(shared=False, **options)
-            if not shared:
+            if not (shared and self.shares_tasks):
                 return make(*args) if args else make
             of_task = {name: value for name, value in options.items() if name not in ("lazy", "filter")}
 
             def make_shared(function: Callable[..., Any]) -> Any:
                 def join(app: Celery) -> None:
-                    if isinstance(app, LiapApp):
-                        app._task_from_fun(function, **of_task)
+                    if isinstance(app, LiapApp):  # after its own, which wait there already
+                        app._pending.append(PromiseProxy(app._join, (function, of_task)))
 
                 connect_on_app_finalize(join)
                 return make(function)
 
             return make_shared(*args) if args else make_shared
+
+    def _join(self, function: Callable[..., Any], options: dict[str, Any]) -> Any:
+        """Take a task that another app shares, unless there is one of that name."""
+        name = options.get("name") or self.gen_task_name(function.__name__, function.__module__)
+        known = self._known_tasks.get(name)
+        if known is None:
+            known = self._task_from_fun(function, **options)
+            self._joined.add(name)
+        elif name in self._joined:  # two apps share different ones
+            self._warn_if_duplicate_task_name(known, function, name)  # type: ignore[attr-defined]  # not in the stubs
+        return known
 
     def _task_from_fun(  # type: ignore[override]  # Celery's signature has some thirty parameters
         self, fun: Any, name: str | None = None, base: Any = None, **options: Any
@@ -283,6 +298,10 @@ class LiapApp(Celery):
 
         So are those of its fallback.
         """
+        name = name or self.gen_task_name(fun.__name__, fun.__module__)
+        if name in self._joined:  # the app's own takes the place of the shared one
+            self._joined.discard(name)
+            del vars(self)["_tasks"][name]
         options.setdefault("pydantic", mentions_models(fun))
         for key in ("ordering_key", "dedup_key"):
             if callable(options.get(key)):
@@ -293,14 +312,14 @@ class LiapApp(Celery):
                 fallback = pydantic_wrapper(
                     self,
                     fallback,
-                    name or fun.__name__,
+                    name,
                     options.get("pydantic_strict", False),
                     options.get("pydantic_context"),
                     options.get("pydantic_dump_kwargs"),
                 )
             options["fallback"] = staticmethod(fallback)
         if options["pydantic"] and iscoroutinefunction(fun):
-            fun = self._with_dumped_result(fun, name or fun.__name__, options)
+            fun = self._with_dumped_result(fun, name, options)
         return super()._task_from_fun(fun, name, base, **options)
 
     def _with_dumped_result(self, fun: Callable[..., Any], name: str, options: dict[str, Any]) -> Callable[..., Any]:

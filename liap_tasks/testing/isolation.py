@@ -39,13 +39,14 @@ def isolated(app: LiapApp, *, clock: Clock | None = None, **settings: Any) -> It
 
     clock: the time of the app and its broker, a :class:`WorkerClock` say; default is the machine's. settings: by field
     name, on top of the app's own; without ``dlq_store_url`` dead letters stay in their queue. A broker that is not in
-    this process is replaced by ``liap-memory://``. Stop those workers before the end that were started inside. Raises
+    this process is replaced by ``liap-memory://``. Tasks that are added inside stay in this app, and no other gets
+    them. Stop those workers before the end that were started inside. Raises
     RuntimeError when a worker of the app runs now.
     """
     running: list[Any] = [worker for worker in app.embedded_workers if getattr(worker, "running", False)]
     if running:
         raise RuntimeError(f"app {app.main!r} cannot be isolated while its worker runs: stop {running[0].hostname}")
-    former, former_clock = app.settings, app.time_source
+    former, former_clock, shared_tasks = app.settings, app.time_source, app.shares_tasks
     url = f"{_scheme(former, settings)}:///{uuid4().hex}"
     given = {"dlq_store_url": "none", **settings, "message_queue_url": url}
     settings_now = load_settings(**{**former.model_dump(exclude_unset=True), **given})
@@ -56,12 +57,14 @@ def isolated(app: LiapApp, *, clock: Clock | None = None, **settings: Any) -> It
     ours = {key for key in changed if key == "broker_url" or kept[key] == before[key]}
     reset_broker(url, clock=clock)
     _go_by(app, settings_now, clock or MACHINE, {key: changed[key] for key in ours})
+    app.shares_tasks = False
     if isinstance(clock, WorkerClock):
         clock.watch(app)
     try:
         yield app
     finally:
         _close_pools(url)
+        app.shares_tasks = shared_tasks
         _go_by(app, former, former_clock, {key: kept[key] for key in ours})
         discard_broker(url)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from celery import Celery, _state
+from celery.exceptions import DuplicateTaskNameWarning
 
 from liap_tasks import LiapApp, LiapTask, MessagePriority
 
@@ -35,6 +36,23 @@ def test_a_task_joins_our_other_apps_and_no_plain_one(new_app: Callable[..., Lia
     assert other.tasks["tests.urgent"].app is other
     assert "tests.own" not in other.tasks
     assert "tests.urgent" not in plain.tasks  # which would warn of its priority, and know nothing of its policies
+
+
+def test_an_app_s_own_task_wins_over_one_of_its_name_that_another_app_shares(new_app: Callable[..., LiapApp]) -> None:
+    def make(app: LiapApp, says: str) -> Any:
+        @app.task(name="tests.who")
+        def who() -> str:
+            return says
+
+        return who
+
+    first, second, late = new_app(), new_app(), new_app()
+    make(first, "first")
+    make(second, "second")
+    assert (first.tasks["tests.who"](), second.tasks["tests.who"]()) == ("first", "second")
+    with pytest.warns(DuplicateTaskNameWarning):  # it has none, and cannot tell which of the two is meant
+        late.finalize()
+    assert make(late, "late")() == late.tasks["tests.who"]() == "late"
 
 
 def test_a_task_is_made_with_and_without_parentheses(app: LiapApp) -> None:

@@ -64,6 +64,25 @@ def test_an_isolated_app_meets_nobody_and_gets_everything_back(program: LiapApp)
     assert get_broker(program.conf.broker_url).engine.queues["liap_tasks"].arguments.max_length == 7
 
 
+@pytest.mark.parametrize("says", ["one", "another"])
+def test_tests_may_use_the_same_name_for_their_tasks(liap_app: LiapApp, liap_worker: EmbeddedWorker, says: str) -> None:
+    @liap_app.task(name="tests.job", ignore_result=False)
+    def job() -> str:
+        return says
+
+    assert job.delay().get(timeout=60) == says
+
+
+def test_no_other_app_gets_the_task_of_a_test(program: LiapApp) -> None:
+    with isolated(create_app(main="tests", set_as_current=False)) as app:
+
+        @app.task(name="tests.of_one_test")
+        def of_one_test() -> None: ...
+
+    assert "tests.of_one_test" in app.tasks
+    assert "tests.of_one_test" not in program.tasks
+
+
 def test_an_isolated_app_leaves_no_broker_and_no_pool_behind(program: LiapApp) -> None:
     known = len(pools.connections) + len(pools.producers)
     gone = threading.Event()
