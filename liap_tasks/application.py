@@ -123,7 +123,7 @@ def routed_queues(routes: Any) -> dict[str, Queue | None]:
     queues: dict[str, Queue | None] = {}
     for entry in routes if isinstance(routes, list | tuple) else [routes]:
         if isinstance(entry, Router):
-            queues.update({name: entry.declared_queue(name) for name in entry.queue_names()})
+            queues.update({entry.declared_name(name): entry.declared_queue(name) for name in entry.queue_names()})
         elif isinstance(entry, Mapping):
             targets = [target.get("queue") if isinstance(target, Mapping) else target for target in entry.values()]
             queues.update({name: None for name in targets if isinstance(name, str) and name not in queues})

@@ -79,6 +79,7 @@ class Router:
     def register_queue(self, name: str, queue: Queue | MessageQueue | None = None) -> None:
         """Make a queue known. queue: how it is declared; None leaves that to the app (bounds, TTL, dead letters).
 
+        name: what routes call it; the queue itself may have another, by which calls are sent and workers consume it.
         A queue object (:class:`liap_tasks.messaging.MessageQueue`) is also what :meth:`route` puts messages into.
         """
         declared: Queue | None
@@ -129,6 +130,11 @@ class Router:
         """Return how a queue was registered to be declared; None leaves it to the app."""
         return self._queues.get(name)
 
+    def declared_name(self, name: str) -> str:
+        """Return the name on the broker of the queue that was registered as ``name``."""
+        declared = self.declared_queue(name)
+        return name if declared is None else declared.name
+
     def registered_object(self, name: str) -> MessageQueue | None:
         """Return the queue object of a name, None if none was registered."""
         return self._opened.get(name)
@@ -165,10 +171,15 @@ class Router:
 
     def find_all(self, message: RoutedMessage) -> list[str]:
         """Return every queue of an event, each once; empty when there is none."""
-        queues = list(dict.fromkeys(route.queue for route in self.matching(message)))
-        if not queues and self.alternate is not None:
-            queues = [self.alternate]
-        return [self._count(queue) for queue in queues]
+        return self.matched_queues(message) or self.alternate_queues()
+
+    def matched_queues(self, message: RoutedMessage) -> list[str]:
+        """Return the queue of every matching route, each once, and count them; the alternate is none of them."""
+        return [self._count(queue) for queue in dict.fromkeys(route.queue for route in self.matching(message))]
+
+    def alternate_queues(self) -> list[str]:
+        """Return the alternate queue, if there is one, and count it."""
+        return [] if self.alternate is None else [self._count(self.alternate)]
 
     async def route(
         self, message: Message, key: str | None = None, options: DeliveryOptions | None = None
@@ -176,8 +187,8 @@ class Router:
         """Put a message into the queue of every route that matches, and return the queues' names.
 
         key: what patterns are matched with; a router that looks at the content needs none. A queue that no object was
-        registered for is opened by its name, as ``MessageQueue(name)``. Raises RoutingError when there is no queue.
-        What a queue raises (QueueFullError) is raised when the others have the message, several errors as an
+        registered for is opened by its name on the broker, as ``MessageQueue(name)``. Raises RoutingError when there is
+        no queue. What a queue raises (QueueFullError) is raised when the others have the message, several errors as an
         ExceptionGroup.
         """
         names = self.destinations(
@@ -202,7 +213,7 @@ class Router:
 
         opened = self.registered_object(name)
         if opened is None:
-            declared = MessageQueue(name)
+            declared = MessageQueue(self.declared_name(name))
             with self._lock:
                 opened = self._opened.setdefault(name, declared)
         return opened
@@ -231,7 +242,7 @@ class Router:
         options = options or {}
         if name.startswith("celery.") or any(options.get(option) for option in PLACED_BY_CALLER):
             return None
-        return {"queue": self.destination(message_of_call(name, args, kwargs, options))}
+        return {"queue": self.declared_name(self.destination(message_of_call(name, args, kwargs, options)))}
 
     def stats(self) -> dict[str, Any]:
         """Return counts since the start: ``routed``, ``unroutable``, ``by_destination`` {queue: routed}."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from kombu import Queue
 
 from liap_tasks import RoutingError
 from liap_tasks.messaging import (
@@ -62,6 +63,14 @@ async def test_a_chain_knows_the_queue_objects_of_its_routers() -> None:
     inner.register_route("game.*", "events")
     assert await RouterChain(DirectRouter(), inner).route(Message("m"), "game.started") == ["events"]
     assert await queue.size() == 1
+
+
+async def test_a_declared_queue_is_opened_by_its_own_name() -> None:
+    router = DirectRouter()
+    router.register_queue("games", Queue("physical_games"))
+    router.register_route("k", "games")
+    assert await router.route(Message(1), "k") == ["games"]
+    assert await InMemoryQueue("physical_games").size() == 1
 
 
 async def test_an_unregistered_route_takes_no_more_messages() -> None:

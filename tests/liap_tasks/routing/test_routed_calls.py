@@ -11,6 +11,7 @@ from celery import Celery
 from kombu import Exchange, Queue
 
 from liap_tasks import EmbeddedWorker, LiapApp, RetryPolicy, RoutingError
+from liap_tasks.messaging import InMemoryQueue
 from liap_tasks.routing import ContentRouter, RouterChain, TopicRouter
 from tests.liap_tasks.conftest import Outcomes
 
@@ -49,6 +50,29 @@ def test_routed_queues_have_the_settings_bounds_unless_declared_otherwise(app: L
     assert queues["own"].max_length == 3
     assert queues["bounded"].queue_arguments["x-max-length"] == 10_000
     assert {"own", "bounded", "liap_tasks"} <= queues.consume_from.keys()
+
+
+@pytest.mark.parametrize("chained", [False, True])
+def test_a_call_goes_to_the_queue_itself_when_routes_call_it_by_another_name(
+    new_app: Callable[..., LiapApp], outcomes: Outcomes, chained: bool
+) -> None:
+    app = new_app()
+    router = TopicRouter(alternate="of_last_resort")
+    router.register_queue("games", InMemoryQueue("physical_games", url=app.conf.broker_url))
+    router.register_queue("rooms", Queue("physical_rooms", Exchange("rooms"), routing_key="rooms"))
+    router.register_queue("of_last_resort", Queue("physical_rest", Exchange("rest"), routing_key="rest"))
+    router.register_route("game.*", "games")
+    router.register_route("room.*", "rooms")
+    app.conf.task_routes = [RouterChain(router) if chained else router]
+
+    def done() -> None: ...
+
+    with EmbeddedWorker(app):
+        for name in ("game.play", "room.open", "bot.think"):
+            app.task(shared=False, name=name)(done).delay()
+        assert outcomes.states(3) == ["SUCCESS"] * 3
+    assert not {"games", "rooms", "of_last_resort"} & app.amqp.queues.keys()
+    assert {"physical_games", "physical_rooms", "physical_rest"} <= app.amqp.queues.consume_from.keys()
 
 
 def test_an_unroutable_call_is_refused_where_it_is_made(app: LiapApp) -> None:
