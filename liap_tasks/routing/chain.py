@@ -18,8 +18,8 @@ __all__ = ["RouterChain"]
 class RouterChain(Router):
     """Ask several routers in turn; a router itself, so chains may be chained.
 
-    alternate: the queue for what none of them routes. A router with an alternate of its own leaves nothing to those
-    after it.
+    alternate: the queue for what none of them routes. A router with an alternate of its own leaves no call to those
+    after it. An event that a route of any of them matches goes to no alternate, another to the first one there is.
     """
 
     def __init__(self, *routers: Router, name: str = "chain", alternate: str | None = None) -> None:
@@ -65,7 +65,15 @@ class RouterChain(Router):
                 return self._count(queue)
         return super().find(message)
 
-    def find_all(self, message: RoutedMessage) -> list[str]:
-        """Return every queue of an event, each once."""
-        queues = dict.fromkeys(queue for router in self.routers for queue in router.find_all(message))
-        return [self._count(queue) for queue in queues] or super().find_all(message)
+    def matched_queues(self, message: RoutedMessage) -> list[str]:
+        """Return the queue of every matching route of any router, each once, and count them."""
+        queues = dict.fromkeys(queue for router in self.routers for queue in router.matched_queues(message))
+        return [self._count(queue) for queue in queues]
+
+    def alternate_queues(self) -> list[str]:
+        """Return the alternate queue of the first router that has one, else the chain's, and count it."""
+        for router in self.routers:
+            queues = router.alternate_queues()
+            if queues:
+                return [self._count(queue) for queue in queues]
+        return super().alternate_queues()

@@ -183,6 +183,19 @@ def test_in_a_chain_the_first_router_that_knows_decides() -> None:
     assert [route.queue for route in chain.routes()] == ["starts"]
 
 
+def test_in_a_chain_an_event_goes_to_an_alternate_only_when_no_route_of_any_router_matches() -> None:
+    direct, topic = DirectRouter("direct"), TopicRouter("topic", alternate="others")
+    direct.register_route("game.started", "starts")
+    topic.register_route("room.*", "rooms")
+    chain = RouterChain(direct, topic, alternate="nobody_s")
+    assert chain.destinations(message("game.started")) == ["starts"]
+    assert RouterChain(topic, direct).destinations(message("game.started")) == ["starts"]
+    assert chain.destinations(message("room.left")) == ["rooms"]
+    assert chain.destinations(message("gam")) == ["others"]
+    assert RouterChain(direct, alternate="nobody_s").destinations(message("gam")) == ["nobody_s"]
+    assert topic.stats()["by_destination"] == {"rooms": 1, "others": 1}
+
+
 def test_a_chain_counts_what_it_routed_and_what_nobody_took() -> None:
     direct, topic = DirectRouter("direct"), TopicRouter("topic")
     direct.register_route("game.started", "starts")
