@@ -104,6 +104,8 @@ class EventExchange:
         self._changes = 0
         self._declaring = threading.Lock()
         self._eagerly = threading.local()  # events: what is published while one is being handled in this thread
+        self.takers: weakref.WeakKeyDictionary[Any, None] = weakref.WeakKeyDictionary()
+        """The objects of this program that take events by themselves, without tasks, in the order of their coming."""
         app.event_exchanges[name] = self
 
     # -- subscribers -------------------------------------------------------------------------------------------

@@ -7,12 +7,18 @@ in however many programs, share it. A room's events are processed in order, one 
 Why one queue for all handlers: they come and go with the program, and an event that was published before a handler was
 subscribed is still there for it. A handler that fails disturbs no other: it gets a dead letter of its own, which names
 it, so that a retry of that letter reaches no other. What came after in the room has not waited for it.
+
+Why objects of one queue give events to each other's handlers: an event is in the queue once, so the object that takes
+it takes it for all. In one program they know each other. Programs do not: those that share a queue must have the same
+handlers, as the workers of a task queue must have the same tasks; a program with others has a queue of its own
+(``queue``), which gets every event, too.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from game_tasks.application import app as game_app
@@ -36,15 +42,21 @@ HANDLER_HEADER = "x-liap-handler"
 class GameEventQueue:
     """Publishes game events, and gives them to handlers.
 
-    name: of the exchange; "game_events" is the game's own. The queue is ``<name>.handlers``. app: whose exchange and
-    broker, default is the game's. dlq: where events go that a handler failed on, default is the app's dead letters.
-    max_concurrent: events processed at once, default MAX_CONCURRENT_HANDLERS.
+    name: of the exchange; "game_events" is the game's own. queue: where the events wait, default ``<name>.handlers``.
+    app: whose exchange and broker, default is the game's. dlq: where events go that one of this object's handlers
+    failed on, default is the app's dead letters. max_concurrent: events processed at once, default
+    MAX_CONCURRENT_HANDLERS.
+
+    Objects of one queue in this program are one to the events: whichever takes an event gives it to the handlers of all
+    of them, in its own loop, until they are closed. A program with other handlers needs another ``queue``; each queue
+    gets every event that is published from its first use on.
     """
 
     def __init__(
         self,
         name: str = "game_events",
         *,
+        queue: str | None = None,
         app: LiapApp | None = None,
         dlq: DeadLetterQueue | None = None,
         max_concurrent: int | None = None,
@@ -56,7 +68,7 @@ class GameEventQueue:
         url = str(app.conf.broker_url)
         self.dlq = dlq or DeadLetterQueue(url=url, settings=app.settings)
         self.queue = MessageQueue(
-            f"{name}.handlers",
+            queue or f"{name}.handlers",
             url=url,
             settings=app.settings,
             priorities=True,
@@ -80,8 +92,9 @@ class GameEventQueue:
 
         A handler may be subscribed several times; an event that several of its patterns match still comes once.
         name: by which its dead letters find it again, also after a restart; default is its class's, numbered if there
-        are several.
+        are several. Where objects of one queue have subscribed handlers by one name, an event comes to one of these.
         """
+        self.exchange.takers[self] = None
         known = next((one for one, subscribed in self._handlers.items() if subscribed is handler), None)
         if known is None:
             known = name or self._new_name(type(handler).__qualname__)
@@ -93,18 +106,30 @@ class GameEventQueue:
 
     def _new_name(self, wanted: str) -> str:
         name, number = wanted, 1
-        while name in self._handlers:
+        while any(name in one._handlers for one in self._sharing()):
             number += 1
             name = f"{wanted}-{number}"
         return name
 
+    def _sharing(self) -> Iterator[GameEventQueue]:
+        """Return the objects of this program that take events out of this queue, this one first."""
+        yield self
+        known = (reference() for reference in self.exchange.takers.keyrefs())  # of a copy: others may come meanwhile
+        for one in known:
+            if isinstance(one, GameEventQueue) and one is not self and one._takes_from(self.queue):
+                yield one
+
+    def _takes_from(self, queue: MessageQueue) -> bool:
+        return (self.queue.url, self.queue.name) == (queue.url, queue.name)
+
     async def process_events(self, wait: Duration = 0.0) -> int:
-        """Give the waiting events to their handlers, and return how many there were.
+        """Give the waiting events to their handlers, and return how many this object has taken.
 
         wait: seconds (or a timedelta) that must pass without an event before this returns, ``math.inf`` for never.
         An event is acknowledged when all its handlers are done with it; one that fails gets a dead letter first.
         Cancelled, or when a dead letter cannot be kept, the events under way go back to the queue.
         """
+        self.exchange.takers[self] = None
         done: Counter[str] = Counter()
         async with asyncio.TaskGroup() as group:
             for _ in range(self.max_concurrent):
@@ -128,17 +153,25 @@ class GameEventQueue:
             self._counts["failed"] += 1
             await self.dlq.add(message, reason_of(error), error, self.queue.name)
             return
-        names = self._names_for(event, message.headers.get(HANDLER_HEADER))
-        self._counts["handled" if names else "unhandled"] += 1
-        await asyncio.gather(*(self._give(name, event, message) for name in names))
+        owners = self._owners_of_handlers(event, message.headers.get(HANDLER_HEADER))
+        self._counts["handled" if owners else "unhandled"] += 1
+        await asyncio.gather(*(self._give(name, owner, event, message) for name, owner in owners.items()))
 
-    def _names_for(self, event: GameEvent, only: str | None) -> list[str]:
-        """Return the names of the handlers that get an event; only: the one that it is for."""
+    def _owners_of_handlers(self, event: GameEvent, only: str | None) -> dict[str, GameEventQueue]:
+        """Return the names of the handlers that get an event, each with the object that has subscribed it.
+
+        only: the one that it is for.
+        """
         if only is not None:
-            return [only]
-        return self._patterns.find_all(RoutedMessage(key=event.event_type.value, payload=event))
+            return {only: next((one for one in self._sharing() if only in one._handlers), self)}
+        routed = RoutedMessage(key=event.event_type.value, payload=event)
+        owners: dict[str, GameEventQueue] = {}
+        for one in self._sharing():
+            for name in one._patterns.find_all(routed):
+                owners.setdefault(name, one)
+        return owners
 
-    async def _give(self, name: str, event: GameEvent, message: Message) -> None:
+    async def _give(self, name: str, owner: GameEventQueue, event: GameEvent, message: Message) -> None:
         copy = Message(
             payload=event,
             priority=message.priority,
@@ -148,22 +181,23 @@ class GameEventQueue:
         if GROUP_HEADER in message.headers:
             copy.headers[GROUP_HEADER] = message.headers[GROUP_HEADER]
         try:
-            handler = self._handlers.get(name)
+            handler = owner._handlers.get(name)
             if handler is None:
                 raise LookupError(f"no handler is subscribed as {name!r}")
             await handler.handle(copy)
         except Exception as error:  # noqa: BLE001 - kept with its reason
             self._counts["failed"] += 1
-            await self.dlq.add(copy, reason_of(error), error, self.queue.name)
+            await owner.dlq.add(copy, reason_of(error), error, self.queue.name)
 
     def get_stats(self) -> dict[str, Any]:
-        """Return the counts of the queue (see ``MessageQueue.get_stats``) and of what was done with events here.
+        """Return the counts of the queue (see ``MessageQueue.get_stats``) and of what was done with events taken here.
 
         ``handled``, ``unhandled`` (no handler had asked for them), ``failed`` (dead letters made).
         """
         return {**self.queue.get_stats(), **{name: self._counts[name] for name in ("handled", "unhandled", "failed")}}
 
     async def close(self) -> None:
-        """Put back what is not acknowledged, and close the connections."""
+        """Put back what is not acknowledged, let other objects give nothing to this one's handlers, and disconnect."""
+        self.exchange.takers.pop(self, None)
         await self.queue.close()
         await self.dlq.close()

@@ -159,6 +159,7 @@ async def test_a_retried_event_whose_handler_is_gone_is_kept() -> None:
     await queue.publish(event())
     await queue.process_events()
     [letter] = await dlq.inspect()
+    await queue.close()
     later = GameEventQueue(dlq=dlq)
     await dlq.retry(letter.message_id, later.queue)
     await later.process_events()
@@ -191,6 +192,7 @@ async def test_events_go_back_when_the_processing_is_cancelled() -> None:
     await begun.wait()
     processing.cancel()
     await asyncio.wait([processing])
+    await queue.close()
 
     later, listener = GameEventQueue(), Listener()
     later.subscribe("#", listener)
@@ -212,14 +214,64 @@ async def test_processing_waits_for_events_as_long_as_it_is_asked_to() -> None:
     await asyncio.wait([processing])
 
 
-async def test_objects_of_one_name_share_the_events() -> None:
+async def test_objects_share_the_events_of_handlers_of_one_name() -> None:
     queues, listeners = [GameEventQueue(max_concurrent=1) for _ in range(2)], [Listener(), Listener()]
     for queue, listener in zip(queues, listeners, strict=True):
-        queue.subscribe("#", listener)
+        queue.subscribe("#", listener, name="listener")
     for number in range(10):
         await queues[0].publish(event(room=f"r{number}"))
     assert sum(await asyncio.gather(*(queue.process_events() for queue in queues))) == 10
     assert sum(len(listener.heard) for listener in listeners) == 10
+
+
+async def test_an_event_reaches_the_handlers_of_all_objects_whichever_takes_it() -> None:
+    lobby, statistics, games, everything = GameEventQueue(), GameEventQueue(), Listener(), Listener()
+    lobby.subscribe("game.*", games)
+    statistics.subscribe("#", everything)
+    sent = [event(GameEventType.PLAYER_CONNECTED, f"r{number}") for number in range(10)]
+    sent += [event(GameEventType.GAME_STARTED, f"r{number}") for number in range(10)]
+    for one in sent[::2]:
+        await lobby.publish(one)
+    assert await lobby.process_events() == 10  # by one alone,
+    for one in sent[1::2]:
+        await lobby.publish(one)
+    assert sum(await asyncio.gather(lobby.process_events(), statistics.process_events())) == 10  # by both
+
+    assert sorted(everything.heard, key=sent.index) == sent
+    assert sorted(games.heard, key=sent.index) == sent[10:]
+    assert (lobby.get_stats()["unhandled"], statistics.get_stats()["unhandled"]) == (0, 0)
+
+
+async def test_a_handler_s_failure_is_kept_where_its_own_object_keeps_them() -> None:
+    taker, owner = GameEventQueue(), GameEventQueue(dlq=DeadLetterQueue("failed_events"))
+    owner.subscribe("#", Listener(failures=1), name="shaky")
+    await taker.publish(event())
+    assert await taker.process_events() == 1
+    assert (await taker.dlq.size(), await owner.dlq.size()) == (0, 1)
+
+
+async def test_an_object_that_is_closed_gives_and_gets_nothing_until_it_is_used_again() -> None:
+    one, other, listener, heard_by_other = GameEventQueue(), GameEventQueue(), Listener(), Listener()
+    one.subscribe("#", listener)
+    other.subscribe("#", heard_by_other)
+    await one.close()
+    await other.publish(event())
+    await other.process_events()
+    assert (len(listener.heard), len(heard_by_other.heard)) == (0, 1)
+    await other.publish(event())
+    assert await one.process_events() == 1
+    assert (len(listener.heard), len(heard_by_other.heard)) == (1, 2)
+
+
+async def test_a_queue_of_its_own_gets_every_event_too() -> None:
+    queues, listeners = [GameEventQueue(), GameEventQueue(queue="statistics")], [Listener(), Listener()]
+    for queue, listener in zip(queues, listeners, strict=True):
+        queue.subscribe("#", listener)
+        await queue.queue.declare()
+    sent = event()
+    await queues[0].publish(sent)
+    assert [await queue.process_events() for queue in queues] == [1, 1]
+    assert [listener.heard for listener in listeners] == [[sent], [sent]]
 
 
 async def test_tasks_and_handlers_hear_of_the_same_events() -> None:
