@@ -6,7 +6,8 @@ in however many programs, share it. A room's events are processed in order, one 
 
 Why one queue for all handlers: they come and go with the program, and an event that was published before a handler was
 subscribed is still there for it. A handler that fails disturbs no other: it gets a dead letter of its own, which names
-it, so that a retry of that letter reaches no other. What came after in the room has not waited for it.
+it, so that a retry of that letter reaches no other. What came after in the room has not waited for it. One that ends
+with CancelledError has failed, too (``CoroutineCancelledError``, as in a task): it, or what it awaited, was cancelled.
 
 Why objects of one queue give events to each other's handlers: an event is in the queue once, so the object that takes
 it takes it for all. In one program they know each other. Programs do not: those that share a queue must have the same
@@ -26,6 +27,7 @@ from game_tasks.events import GameEvent
 from game_tasks.messaging.event_handler import GameEventHandler, event_of
 from game_tasks.publishing import publish_options
 from liap_tasks import LiapApp, MessagePriority
+from liap_tasks.errors import CoroutineCancelledError
 from liap_tasks.events import EventExchange, delivery_id
 from liap_tasks.keys import GROUP_HEADER
 from liap_tasks.messaging import DeadLetterQueue, Message, MessageQueue
@@ -180,12 +182,12 @@ class GameEventQueue:
         )
         if GROUP_HEADER in message.headers:
             copy.headers[GROUP_HEADER] = message.headers[GROUP_HEADER]
-        try:
-            handler = owner._handlers.get(name)
-            if handler is None:
-                raise LookupError(f"no handler is subscribed as {name!r}")
-            await handler.handle(copy)
-        except Exception as error:  # noqa: BLE001 - kept with its reason
+        handler = owner._handlers.get(name)
+        if handler is None:
+            error: Exception | None = LookupError(f"no handler is subscribed as {name!r}")
+        else:
+            error = await _failed(handler, copy)
+        if error is not None:
             self._counts["failed"] += 1
             await owner.dlq.add(copy, reason_of(error), error, self.queue.name)
 
@@ -201,3 +203,22 @@ class GameEventQueue:
         self.exchange.takers.pop(self, None)
         await self.queue.close()
         await self.dlq.close()
+
+
+async def _failed(handler: GameEventHandler, message: Message) -> Exception | None:
+    """Have a message handled, and return what the handler failed with.
+
+    In a task of its own, so that a cancellation from inside is told from one of the processing, which is raised here.
+    """
+
+    async def handle() -> None:
+        await handler.handle(message)
+
+    [error] = await asyncio.gather(handle(), return_exceptions=True)
+    if isinstance(error, asyncio.CancelledError):
+        inside = CoroutineCancelledError(f"{type(handler).__qualname__}.process_event")
+        inside.__cause__ = error
+        return inside
+    if error is None or isinstance(error, Exception):
+        return error
+    raise error

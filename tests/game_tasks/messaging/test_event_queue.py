@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +199,36 @@ async def test_events_go_back_when_the_processing_is_cancelled() -> None:
     later.subscribe("#", listener)
     assert await later.process_events() == 1
     assert listener.heard == [sent]
+
+
+@pytest.mark.parametrize("whom", ["what it awaits", "itself"])
+async def test_a_handler_that_is_cancelled_from_inside_has_failed_and_the_processing_goes_on(whom: str) -> None:
+    class Cancels(GameEventHandler):
+        async def process_event(self, event: GameEvent) -> None:
+            waiting = asyncio.create_task(asyncio.sleep(3600))
+            cancelled = waiting if whom == "what it awaits" else asyncio.current_task()
+            assert cancelled is not None
+            cancelled.cancel()
+            try:
+                await waiting
+            finally:
+                waiting.cancel()
+
+    queue, listener = GameEventQueue(max_concurrent=1), Listener()
+    queue.subscribe("game.started", Cancels())
+    queue.subscribe("game.ended", listener)
+    processing = asyncio.create_task(queue.process_events(math.inf))
+    await queue.publish(event())
+    await queue.publish(last := event(GameEventType.GAME_ENDED))
+    while not listener.heard and not processing.done():
+        await asyncio.sleep(0.001)
+
+    assert listener.heard == [last]
+    [letter] = await queue.dlq.inspect()
+    assert "Cancels.process_event was cancelled from inside" in str(letter.error_message)
+    processing.cancel()
+    await asyncio.wait([processing])
+    assert processing.cancelled()
 
 
 async def test_processing_waits_for_events_as_long_as_it_is_asked_to() -> None:
