@@ -1,12 +1,18 @@
 """Background tasks by name: functions that are registered, and run by a Celery worker inside this process.
 
 A task type is an ordinary Celery task, with retries, timeout and dead letters; ``app`` is the processor's Celery app.
+
+Why one queue for all types of a processor: an urgent task overtakes those of every type. So processors that share a
+queue must know the same types, as the workers of any task queue, or they make dead letters (``no_handler``) of each
+other's tasks; those that nobody has named do not share one in this program.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+import threading
+import weakref
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -15,24 +21,34 @@ from liap_tasks.policies.durations import Duration
 
 __all__ = ["GameTaskProcessor"]
 
+USUAL_NAME = "game_task_processor"
+
+# Names are to differ in the whole program, as those of threads; each processor has an app of its own.
+_naming = threading.Lock()
+_named: weakref.WeakValueDictionary[tuple[str, str], EmbeddedWorker] = weakref.WeakValueDictionary()
+
 
 class GameTaskProcessor:
     """Runs registered functions in the background.
 
     max_workers: tasks at once, at least 1, default MAX_CONCURRENT_HANDLERS. name: of its queue, and the prefix of its
-    tasks' names; processors of one name and broker share the work. settings: default is the environment's; without
-    MESSAGE_QUEUE_URL the broker is this process's own. Raises ValueError for another number.
+    tasks' names; default is "game_task_processor", numbered where this program has several at once on one broker.
+    Processors of one name and broker share the work, in however many programs: they need handlers of the same types,
+    and programs with others a name of their own. settings: default is the environment's; without MESSAGE_QUEUE_URL the
+    broker is this process's own. Raises ValueError for another number.
     """
 
     def __init__(
-        self, max_workers: int | None = None, *, name: str = "game_task_processor", settings: Settings | None = None
+        self, max_workers: int | None = None, *, name: str | None = None, settings: Settings | None = None
     ) -> None:
-        self.name = name
         settings = settings or load_settings()
         settings = settings.model_copy(update={"message_queue_url": settings.local_broker_url})
-        self.app = create_app(settings, main=name, set_as_current=False)
-        limit = self.app.settings.max_concurrent_handlers if max_workers is None else max_workers
-        self._worker = EmbeddedWorker(self.app, concurrency=limit, queues=[name], pool="asyncio")
+        limit = settings.max_concurrent_handlers if max_workers is None else max_workers
+        with _naming:
+            self.name = name or _free_name(settings.local_broker_url)
+            self.app = create_app(settings, main=self.name, set_as_current=False)
+            self._worker = EmbeddedWorker(self.app, concurrency=limit, queues=[self.name], pool="asyncio")
+            _named[settings.local_broker_url, self.name] = self._worker
         self._tasks: dict[str, LiapTask] = {}
 
     def register_task_handler(self, task_type: str, handler: Callable[[Any], Any], **options: Any) -> LiapTask:
@@ -83,6 +99,15 @@ class GameTaskProcessor:
 
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
+
+
+def _free_name(url: str) -> str:
+    """Return the first usual name that no processor of this program has on the broker of ``url``."""
+    name, number = USUAL_NAME, 1
+    while (url, name) in _named:
+        number += 1
+        name = f"{USUAL_NAME}-{number}"
+    return name
 
 
 def _as_function(handler: Callable[[Any], Any]) -> Callable[[Any], Any]:

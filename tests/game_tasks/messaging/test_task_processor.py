@@ -123,6 +123,36 @@ async def test_a_task_that_fails_is_retried_and_then_a_dead_letter() -> None:
     assert (letter.letter.task, letter.reason) == ("game_task_processor.fails", "retries_exhausted")
 
 
+async def test_processors_that_nobody_has_named_keep_their_tasks_apart() -> None:
+    noted = Noted()
+    async with running(1, move=noted.note), running(1, clean=noted.note) as other:
+        async with running(1, deal=noted.note) as third:
+            assert {other.name, third.name} == {"game_task_processor-2", "game_task_processor-3"}
+            for number in range(6):
+                await third.submit_task("deal", number)
+            assert [await noted.next() for _ in range(6)] == list(range(6))
+        assert await DeadLetterQueue().size() == 0
+
+
+async def test_processors_of_one_name_share_the_work() -> None:
+    noted, met = Noted(), threading.Barrier(2, timeout=30)
+
+    def meet(data: Any) -> None:
+        met.wait()  # both are in here, and each has one worker
+        noted.note(data)
+
+    processors = [GameTaskProcessor(1, name="shared") for _ in range(2)]
+    for processor in processors:
+        processor.register_task_handler("meet", meet)
+        await processor.start()
+    for number in range(2):
+        await processors[0].submit_task("meet", number)
+    assert sorted([await noted.next(), await noted.next()]) == [0, 1]
+    for processor in processors:
+        await processor.stop()
+        processor.app.close()
+
+
 async def test_a_type_that_nobody_has_registered_is_refused() -> None:
     processor = GameTaskProcessor(1)
     processor.register_task_handler("bot_move", print)
