@@ -25,7 +25,7 @@ from liap_tasks.coroutines.running import beside_loop, in_prefork_child, pause, 
 from liap_tasks.errors import DeadLetterError
 from liap_tasks.giving_up import may_end
 from liap_tasks.handlers import message_of
-from liap_tasks.metadata import MAX_ERROR_TEXT, Attempt, deadline_in, shorten
+from liap_tasks.metadata import Attempt, deadline_in, text_of
 from liap_tasks.policies import DeadLetter, DeadLetterReason, Retry
 from liap_tasks.policies.deadline import reserved_for_fallback
 from liap_tasks.task_statistics import FILTERED, WAITS, marked_as_dead_letter
@@ -270,7 +270,7 @@ def note_attempt(task: LiapTask, error: BaseException | None) -> None:
         number=task.attempt,
         at=now_of(task),
         error="" if error is None else type(error).__qualname__,
-        message="the task asked for a retry" if error is None else shorten(str(error), MAX_ERROR_TEXT),
+        message="the task asked for a retry" if error is None else text_of(error),
     )
     headers = task.request.headers or {}
     task.request.headers = {**headers, **metadata.after(attempt).as_headers()}

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict
 
 from liap_tasks.configuration import DEAD_LETTER_EXCHANGE, dead_letter_queue
 from liap_tasks.errors import DeadLetterError
-from liap_tasks.metadata import MAX_ERROR_TEXT, Attempt, MessageMetadata, shorten
+from liap_tasks.metadata import Attempt, MessageMetadata, shorten, text_of
 from liap_tasks.origin import queue_of_origin
 from liap_tasks.policies import DeadLetter, DeadLetterReason
 from liap_tasks.time_source import clock_of
@@ -105,7 +105,7 @@ def death_record(
         "exchange": exchange,
         "routing_key": routing_key,
         "exception": None if error is None else type(error).__qualname__,
-        "message": None if error is None else shorten(str(error), MAX_ERROR_TEXT),
+        "message": None if error is None else text_of(error),
         "traceback": None if traceback is None else shorten(traceback, MAX_TRACEBACK),
         "attempts": [attempt.model_dump(mode="json") for attempt in attempts],
         "at": at,

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
+from kombu.utils.encoding import safe_repr
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["HEADER", "MAX_ERROR_TEXT", "Attempt", "MessageMetadata", "deadline_in", "shorten"]
+__all__ = ["HEADER", "Attempt", "MessageMetadata", "deadline_in", "shorten", "text_of"]
 
 HEADER = "liap"
 MAX_ATTEMPTS = 20
@@ -85,6 +86,15 @@ def deadline_in(headers: Mapping[str, Any] | None) -> float | None:
     table = (headers or {}).get(HEADER)
     deadline = table.get("deadline") if isinstance(table, Mapping) else None
     return float(deadline) if isinstance(deadline, int | float) else None
+
+
+def text_of(error: BaseException) -> str:
+    """Return what an error says, shortened; of one that cannot say it (its ``__str__`` fails) its representation."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - whatever the error's own code raises
+        text = safe_repr(error)
+    return shorten(text, MAX_ERROR_TEXT)
 
 
 def shorten(text: str, limit: int) -> str:

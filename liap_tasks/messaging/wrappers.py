@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from liap_tasks.messaging.handlers import HandlerStatistics, MessageHandler
 from liap_tasks.messaging.message import Message
-from liap_tasks.metadata import MAX_ERROR_TEXT, Attempt, shorten
+from liap_tasks.metadata import Attempt, text_of
 from liap_tasks.policies import Retry, RetryPolicy
 from liap_tasks.policies.durations import Duration, in_seconds
 from liap_tasks.settings import load_settings
@@ -73,7 +73,7 @@ class RetryingHandler(WrappingHandler):
                         number=attempt,
                         at=time.time(),
                         error=type(error).__qualname__,
-                        message=shorten(str(error), MAX_ERROR_TEXT),
+                        message=text_of(error),
                     )
                 ).attempts
                 decision = self.policy.decide(error, attempt=attempt, rng=self._rng)
