@@ -196,8 +196,8 @@ def publish_message(
     info = message.delivery_info or {}
     record = death_record(
         verdict,
-        task=task or headers.get("task"),
-        id=headers.get("id"),
+        task=task or _text(headers.get("task")),
+        id=_text(headers.get("id")),
         queue=queue,
         exchange=info.get("exchange") or "",
         routing_key=info.get("routing_key") or "",
@@ -337,8 +337,8 @@ def _record(message: Any) -> DeadLetterRecord:
     metadata = MessageMetadata.from_headers(headers)
     args, kwargs = _call(message)
     common: dict[str, Any] = {
-        "task": headers.get("task"),
-        "id": headers.get("id"),
+        "task": _text(headers.get("task")),
+        "id": _text(headers.get("id")),
         "correlation_id": metadata.correlation_id,
         "args": args,
         "kwargs": kwargs,
@@ -367,3 +367,7 @@ def _call(message: Any) -> tuple[tuple[Any, ...] | None, dict[str, Any] | None]:
         return tuple(args), dict(kwargs)
     except (ValueError, TypeError):
         return None, None
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)

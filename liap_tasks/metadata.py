@@ -10,19 +10,21 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from kombu.utils.encoding import safe_repr
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 __all__ = ["HEADER", "Attempt", "MessageMetadata", "deadline_in", "shorten", "text_of"]
 
 HEADER = "liap"
 MAX_ATTEMPTS = 20
 MAX_ERROR_TEXT = 300
+MAX_REPLAYS = 1_000_000
+LAST_MOMENT = 1e12  # POSIX seconds; no clock can wait longer
 
 
 class Attempt(BaseModel):
     """One failed attempt. number: from 1. at: POSIX seconds. error: exception class. message: its text, shortened."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     number: int
     at: float
@@ -40,7 +42,7 @@ class MessageMetadata(BaseModel):
     replays: how many replays led to it.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
     source: str = ""
     correlation_id: str | None = None
@@ -48,13 +50,18 @@ class MessageMetadata(BaseModel):
     attempts: tuple[Attempt, ...] = ()
     deadline: float | None = None
     replayed_from: str | None = None
-    replays: int = 0
+    replays: int = Field(default=0, ge=0, le=MAX_REPLAYS)
 
     @classmethod
     def from_headers(cls, headers: Mapping[str, Any] | None) -> Self:
-        """Return what the headers of a message say; a message of other software says nothing."""
+        """Return what the headers of a message say; other software's, whatever it has under our name, says nothing."""
         table = (headers or {}).get(HEADER)
-        return cls.model_validate(table) if isinstance(table, Mapping) else cls()
+        if not isinstance(table, Mapping):
+            return cls()
+        try:
+            return cls.model_validate(table)
+        except ValidationError:
+            return cls()
 
     def as_headers(self) -> dict[str, Any]:
         """Return the header that carries this."""
@@ -85,7 +92,7 @@ def deadline_in(headers: Mapping[str, Any] | None) -> float | None:
     """Return the deadline that the headers of a message carry, without reading the rest of its metadata."""
     table = (headers or {}).get(HEADER)
     deadline = table.get("deadline") if isinstance(table, Mapping) else None
-    return float(deadline) if isinstance(deadline, int | float) else None
+    return float(deadline) if isinstance(deadline, int | float) and abs(deadline) <= LAST_MOMENT else None
 
 
 def text_of(error: BaseException) -> str:

@@ -19,7 +19,6 @@ from typing import Any
 from uuid import NAMESPACE_URL, uuid4, uuid5
 
 from celery.utils.log import get_logger
-from pydantic import ValidationError
 
 from liap_tasks import dead_letters
 from liap_tasks.dead_letter_store.letter import Letter, LetterState
@@ -82,7 +81,7 @@ class LetterReader:
         headers = dict(message.headers or {})
         if not message.errors:
             headers.pop("compression", None)  # kombu has undone it
-        metadata = _metadata(headers)
+        metadata = MessageMetadata.from_headers(headers)
         body = _body(message)
         story = self._story(message, headers, body, now)
         letter = Letter(
@@ -128,7 +127,13 @@ class LetterReader:
         if task == EVENT_TASK:
             task, task_id, detail = self._subscriber(queue, headers)
         named = headers.get("id") or message.properties.get("message_id")
-        place = [queue, reason, death.get("count"), death.get("time"), _metadata(headers).replayed_from]
+        place = [
+            queue,
+            reason,
+            death.get("count"),
+            death.get("time"),
+            MessageMetadata.from_headers(headers).replayed_from,
+        ]
         digest = hashlib.sha256(body).hexdigest()
         identity = uuid5(NAMESPACE_URL, "/".join(map(str, (named, *place, digest)))) if named else uuid4()
         return {
@@ -140,7 +145,7 @@ class LetterReader:
             "queue": queue,
             "exchange": _text(death.get("exchange")) or "",
             "routing_key": _text(keys[0]) or "",
-            "attempts": [attempt.model_dump(mode="json") for attempt in _metadata(headers).attempts],
+            "attempts": [attempt.model_dump(mode="json") for attempt in MessageMetadata.from_headers(headers).attempts],
             "died_at": _seconds(death.get("time"), now),
         }
 
@@ -170,13 +175,6 @@ def _task_side(own: Mapping[str, Any], headers: dict[str, Any], now: float) -> d
         "attempts": [dict(one) for one in attempts if isinstance(one, Mapping)] if isinstance(attempts, list) else [],
         "died_at": _seconds(own.get("at"), now),
     }
-
-
-def _metadata(headers: Mapping[str, Any]) -> MessageMetadata:
-    try:
-        return MessageMetadata.from_headers(headers)
-    except ValidationError:  # other software's header of our name
-        return MessageMetadata()
 
 
 def _body(message: Any) -> bytes:

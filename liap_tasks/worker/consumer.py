@@ -129,10 +129,9 @@ class LiapConsumer(Consumer):
 
         def on_message(message: Any) -> Any:
             headers = message.headers
-            if headers and "task" in headers:
-                flaw = flaw_of(message)
-                if flaw is not None:
-                    return self.on_decode_error(message, flaw)
+            flaw = flaw_of(message)
+            if flaw is not None:
+                return self.on_decode_error(message, flaw)
             if counting:
                 if message.delivery_info.get("redelivered"):
                     return put_back_counted(app, message, self.queue_of(message), self.connection_errors)

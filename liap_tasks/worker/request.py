@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from billiard.einfo import ExceptionWithTraceback  # type: ignore[attr-defined]  # not in the stubs
 from celery.app.task import Context
-from celery.exceptions import Retry, TimeLimitExceeded, WorkerLostError
+from celery.exceptions import InvalidTaskError, Retry, TimeLimitExceeded, WorkerLostError
 from celery.worker import state
 from celery.worker.request import Request
 from celery.worker.state import task_ready
@@ -29,6 +29,16 @@ __all__ = ["LiapRequest"]
 
 # Celery's own keys among the headers of a task message; the others are the publisher's.
 _CELERY_KEYS = frozenset({*vars(Context), "lang", "task", "argsrepr", "kwargsrepr", "compression"})
+
+# What the attempt itself notes in its request; a header of that name would switch the task's policies off.
+_OF_THE_ATTEMPT = (
+    "liap_running",
+    "liap_retried",
+    "liap_verdict",
+    "liap_answered",
+    "liap_unique_lock",
+    "liap_batch_item",
+)
 
 
 class LiapRequest(Request):
@@ -50,11 +60,18 @@ class LiapRequest(Request):
             payload = message.payload  # checked against accept_content, cached by the message
             if isinstance(payload, list | tuple) and len(payload) == 3:
                 body, decoded = payload, True
-        super().__init__(message, body=body, decoded=decoded, **options)
+        try:
+            super().__init__(message, body=body, decoded=decoded, **options)
+        except InvalidTaskError:
+            raise
+        except Exception as error:  # of any other the worker's loop would end (celery 5.7)
+            raise InvalidTaskError(f"no request can be made of it: {error!r}") from error
         hard, soft = self.time_limits
         if soft and not hard:
             self.time_limits = (soft + getattr(self.task, "grace", 0.0), soft)
         given: Any = self.request_dict
+        for name in _OF_THE_ATTEMPT:
+            given.pop(name, None)
         if given.get("headers") is None:
             given["headers"] = {key: value for key, value in message.headers.items() if key not in _CELERY_KEYS} or None
 

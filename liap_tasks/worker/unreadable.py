@@ -9,7 +9,11 @@ at all, and one that the worker does not expect ends its loop (celery 5.7).
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Mapping
+from datetime import datetime
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from celery.utils.log import get_logger
@@ -25,35 +29,72 @@ __all__ = ["Kept", "flaw_of", "keep"]
 
 logger = get_logger("liap_tasks.unreadable")
 
+# Types only, and only where Celery or this package would fail: each message is looked at.
+FIELDS: tuple[tuple[str, type | tuple[type, ...], str], ...] = (
+    ("task", str, "text"),
+    ("id", str, "text"),
+    ("shadow", (str, NoneType), "text"),
+    ("retries", (int, NoneType), "whole number"),
+    ("timelimit", (list, tuple, NoneType), "pair"),
+    ("eta", (str, datetime, NoneType), "time"),
+    ("expires", (str, datetime, NoneType), "time"),
+    ("group_index", (int, NoneType), "whole number"),
+    ("replaced_task_nesting", (int, NoneType), "whole number"),
+    ("stamped_headers", (list, tuple, NoneType), "list"),
+    ("stamps", (dict, NoneType), "table"),
+    ("headers", (dict, NoneType), "table"),
+)
+
 
 def flaw_of(message: Any) -> Exception | None:
-    """Return what is wrong with a task message of protocol 2, None if a task can be made of it.
+    """Return what is wrong with a task message, None if a task can be made of it, or if it is no task message at all.
 
-    The body is decoded here, once: kombu keeps the result.
+    The body is decoded here, once: kombu keeps the result. Of the headers those are looked at that the worker itself
+    uses; what it only shows or passes on may be anything.
     """
     headers = message.headers
     try:
         body = message.payload
     except Exception as error:  # noqa: BLE001 - whatever a body can do to a decoder
         return error
-    if not isinstance(headers.get("id"), str):
-        return ValueError("its header 'id' is missing, or no text")
-    limits = headers.get("timelimit")
-    if limits is not None and not (isinstance(limits, list | tuple) and len(limits) == 2):
-        return ValueError("its header 'timelimit' is no pair")
-    if not isinstance(headers.get("retries") or 0, int):
-        return ValueError("its header 'retries' is no number")
-    if isinstance(body, dict) and "args" in body:
-        return None  # Celery reads these, too
-    if not (
-        isinstance(body, list | tuple)
-        and len(body) == 3
-        and isinstance(body[0], list | tuple)
-        and isinstance(body[1], dict)
-        and isinstance(body[2], dict | None)
-    ):
-        return ValueError("its body is not [args, kwargs, embed]")
+    if headers and "task" in headers:
+        if type(body) is list and len(body) == 3:
+            return _flaw_in_call(*body) or _flaw_in_fields(headers)
+        if isinstance(body, dict) and "args" in body:  # Celery reads these, too
+            return _flaw_in_call(body["args"], body.get("kwargs", {})) or _flaw_in_fields({**body, **headers})
+        if not (isinstance(body, tuple) and len(body) == 3):
+            return ValueError("its body is not [args, kwargs, embed]")
+        return _flaw_in_call(*body) or _flaw_in_fields(headers)
+    if isinstance(body, dict) and "task" in body:  # protocol 1
+        return _flaw_in_call(body.get("args", ()), body.get("kwargs", {})) or _flaw_in_fields(body)
     return None
+
+
+def _flaw_in_call(args: Any, kwargs: Any, embed: Any = None) -> Exception | None:
+    if isinstance(args, list | tuple) and isinstance(kwargs, dict) and isinstance(embed, dict | None):
+        return None
+    return ValueError("its body is not [args, kwargs, embed]")
+
+
+def _flaw_in_fields(fields: Mapping[str, Any]) -> Exception | None:
+    """Return what is wrong with the fields of protocol 2; protocol 1 has the same, in its body."""
+    for name, kinds, wanted in FIELDS:
+        if not isinstance(fields.get(name), kinds):
+            return ValueError(f"its header {name!r} is missing, or no {wanted}")
+    for name in ("eta", "expires"):
+        if fields.get(name) == "":
+            return ValueError(f"its header {name!r} is empty")
+    limits = fields.get("timelimit")
+    if limits and (len(limits) != 2 or (any(limits) and not all(map(_is_limit, limits)))):
+        return ValueError("its header 'timelimit' is no pair of seconds")
+    stamps = fields.get("stamped_headers")
+    if stamps and not all(isinstance(name, str) for name in stamps):
+        return ValueError("its header 'stamped_headers' has names that are no text")
+    return None
+
+
+def _is_limit(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and 0 <= value <= threading.TIMEOUT_MAX)
 
 
 def keep(

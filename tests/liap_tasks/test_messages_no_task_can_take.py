@@ -10,9 +10,10 @@ from uuid import uuid4
 
 import pytest
 from celery.exceptions import NotRegistered
+from celery.worker.request import Request
 from kombu.exceptions import OperationalError
 
-from liap_tasks import DeadLetterReason, EmbeddedWorker, LiapApp, dead_letters
+from liap_tasks import DeadLetterReason, EmbeddedWorker, LiapApp, RetryPolicy, dead_letters
 from liap_tasks.configuration import DELIVERY_LIMIT
 from liap_tasks.worker.redelivery import HEADER as REDELIVERIES
 from tests.liap_tasks.conftest import Outcomes
@@ -61,7 +62,27 @@ def worked(app: LiapApp, works: Any, outcomes: Outcomes) -> None:
         pytest.param(BODY, {"task": "tests.works"}, {}, id="no id"),
         pytest.param(BODY, {**HEADERS, "timelimit": 3}, {}, id="a broken time limit"),
         pytest.param(BODY, {**HEADERS, "retries": "many"}, {}, id="a broken count"),
+        pytest.param(BODY, {**HEADERS, "timelimit": ["a", "b"]}, {}, id="a time limit of words"),
+        pytest.param(BODY, {**HEADERS, "timelimit": [None, -1]}, {}, id="a time limit below nothing"),
+        pytest.param(BODY, {**HEADERS, "timelimit": [float("nan"), None]}, {}, id="a time limit that is no number"),
         pytest.param(BODY, {**HEADERS, "expires": "soon"}, {}, id="a broken expiry"),
+        pytest.param(BODY, {**HEADERS, "expires": ""}, {}, id="an empty expiry"),
+        pytest.param(BODY, {**HEADERS, "expires": []}, {}, id="an expiry that is a list"),
+        pytest.param(BODY, {**HEADERS, "eta": ""}, {}, id="an empty time"),
+        pytest.param(BODY, {**HEADERS, "eta": {}}, {}, id="a time that is a table"),
+        pytest.param(BODY, {**HEADERS, "shadow": ["a", "b"]}, {}, id="a name that is a list"),
+        pytest.param(BODY, {**HEADERS, "stamped_headers": 5}, {}, id="stamps that are a number"),
+        pytest.param(BODY, {**HEADERS, "stamped_headers": [[]]}, {}, id="a stamp that is a list"),
+        pytest.param(BODY, {**HEADERS, "stamps": "all"}, {}, id="values of stamps that are no table"),
+        pytest.param(BODY, {**HEADERS, "headers": "all"}, {}, id="headers that are text"),
+        pytest.param(BODY, {**HEADERS, "headers": 5}, {}, id="headers that are a number"),
+        pytest.param(BODY, {**HEADERS, "group_index": "first"}, {}, id="a place in a group that is text"),
+        pytest.param("{not json", {**HEADERS, "liap": {"attempts": "x"}}, {}, id="no JSON, and broken metadata"),
+        pytest.param('{"args": 5}', HEADERS, {}, id="arguments in an object that are a number"),
+        pytest.param('{"args": [], "expires": ""}', HEADERS, {}, id="an empty expiry in an object"),
+        pytest.param('{"task": ["tests.works"], "id": "m"}', None, {}, id="protocol 1: a task that is a list"),
+        pytest.param('{"task": "tests.works"}', None, {}, id="protocol 1: no id"),
+        pytest.param('{"task": "tests.works", "id": "m", "args": 5}', None, {}, id="protocol 1: no arguments"),
         pytest.param('{"move": 1}', None, {}, id="no task message"),
         pytest.param("plain words", None, {"content_type": "text/plain"}, id="plain text"),
     ],
@@ -74,13 +95,64 @@ def test_what_cannot_be_read_is_kept_byte_by_byte(
 
     (letter,) = dead_letters.peek(app)
     assert (letter.reason, letter.queue) == (DeadLetterReason.UNDECODABLE, "liap_tasks")
-    assert letter.id == (headers or {}).get("id")
+    assert letter.id == (headers or {}).get("id")  # of protocol 1 nothing is known but its body
     with app.connection_for_read() as connection, connection.channel() as channel:
         (kept,) = channel.peek("dead_letters")
     raw = kept.body if isinstance(kept.body, bytes) else kept.body.encode()
     assert raw == (body if isinstance(body, bytes) else body.encode())
     assert kept.content_type == options.get("content_type", "application/json")
     assert (stats(app)["acknowledged"], stats(app)["rejected"], stats(app)["unacked"]) == (2, 0, 0)
+
+
+def test_a_task_that_is_no_text_is_kept(app: LiapApp, works: Any, outcomes: Outcomes) -> None:
+    send(app, BODY, {**HEADERS, "task": ["tests.works"]})
+    worked(app, works, outcomes)
+    (letter,) = dead_letters.peek(app)
+    assert (letter.reason, letter.task) == (DeadLetterReason.UNDECODABLE, "['tests.works']")
+
+
+def test_what_fails_while_a_request_is_made_of_it_is_kept(
+    app: LiapApp, works: Any, outcomes: Outcomes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = Request.__init__
+
+    def fail(self: Any, message: Any, **options: Any) -> None:
+        if message.headers["id"] == "m-1":
+            raise OverflowError("whatever it was")
+        make(self, message, **options)
+
+    monkeypatch.setattr(Request, "__init__", fail)
+    send(app, BODY, HEADERS)
+    worked(app, works, outcomes)
+    (letter,) = dead_letters.peek(app)
+    assert (letter.reason, letter.detail) == (DeadLetterReason.UNDECODABLE, "it is no valid task message")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"liap": {"attempts": "x"}},
+        {"liap": {"replays": 2**63}},
+        {"liap": {"deadline": float("nan")}},
+        {"liap_running": True},
+        {"liap_retried": True},
+        {"liap_verdict": "fine"},
+    ],
+    ids=str,
+)
+def test_a_task_that_fails_is_kept_whatever_other_software_has_written_under_our_names(
+    app: LiapApp, outcomes: Outcomes, headers: dict[str, Any]
+) -> None:
+    @app.task(shared=False, name="tests.fails", retry_policy=RetryPolicy(max_retries=1, initial_delay=0.001))
+    def fails() -> None:
+        raise ValueError("no such stake")
+
+    send(app, BODY, {**HEADERS, "task": "tests.fails", **headers})
+    with EmbeddedWorker(app, pool="solo"):
+        assert outcomes.states(2) == ["RETRY", "FAILURE"]
+    (letter,) = dead_letters.peek(app)
+    assert (letter.reason, letter.message) == (DeadLetterReason.RETRIES_EXHAUSTED, "no such stake")
+    assert [attempt.number for attempt in letter.attempts] == [1, 2]
 
 
 def test_a_call_of_an_unknown_task_is_kept_and_its_caller_is_told(
