@@ -11,6 +11,8 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any
 
+from celery.exceptions import TaskRevokedError
+
 from game_tasks.application import app
 from game_tasks.bot_tasks import ANSWER_SECONDS, task_for
 from game_tasks.moves import ANSWERS, DecisionKind, Move
@@ -40,7 +42,7 @@ class TurnTimer:
 
     @property
     def ended(self) -> Future[Any]:
-        """Done when the bot has answered."""
+        """Done when the bot has answered, or some time after the clock was stopped."""
         return self._called.answered
 
     def stop(self) -> bool:
@@ -54,10 +56,10 @@ class TurnTimer:
             return not self.ended.done()
 
     def move(self, timeout: float = ANSWER_SECONDS) -> Move:
-        """Return the bot's move, or after ``timeout`` seconds the hasty one."""
+        """Return the bot's move; the hasty one after ``timeout`` seconds, or when the clock was stopped."""
         try:
             answer = self._called.get(timeout=timeout)
-        except AnswerTimeoutError:
+        except (AnswerTimeoutError, TaskRevokedError):
             answer = self._stand_in(self._view, self._seed)
         return ANSWERS[self._kind].model_validate(answer)
 

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict
 
 from liap_tasks.errors import ScheduleError
 from liap_tasks.metadata import MessageMetadata
+from liap_tasks.worker.unreadable import flaw_of
 
 if TYPE_CHECKING:
     from liap_tasks.application import LiapApp
@@ -59,16 +60,19 @@ def cancel(app: LiapApp, task_id: str) -> bool:
     """Cancel a delayed call for good; False when none of this id is waiting any more.
 
     Held by the broker: exactly one of two happens, it is cancelled or it is delivered. Held by a worker: it is revoked.
-    The lock of a unique call is free again.
+    Who waits for its result gets Celery's ``TaskRevokedError`` (held by a worker: when it was due); a chord that it
+    belongs to fails. The lock of a unique call is free again.
     Raises ScheduleError where workers hold them and none answers.
     """
     if app.broker_holds_delays:
         with _queues_with_delays(app) as (channel, names):
-            headers = [headers for name in names for headers in _headers_of(channel, name, task_id)]
+            messages = [message for name in names for message in _delayed(channel, name, task_id)]
             found = [channel.cancel_delayed(name, task_id) for name in names]
         if any(found):
-            for known in headers:
-                app.unique_locks.release_message(known)
+            for message in messages:
+                app.unique_locks.release_message(message.headers)
+            if messages:
+                _tell_who_waits(app, messages[0])
         return any(found)
     held = [told["request"] for _, told in _told_by_workers(app) if told["request"]["id"] == task_id]
     if held:
@@ -104,10 +108,19 @@ def _queues_with_delays(app: LiapApp) -> Iterator[tuple[Any, list[str]]]:
         yield reader, [name for name, numbers in reader.queue_stats().items() if numbers["delayed"]]
 
 
-def _headers_of(channel: Any, queue: str, task_id: str) -> list[dict[str, Any]]:
-    """Return the headers of the delayed messages of a task id."""
-    waiting = [message.headers or {} for _, message in channel.delayed(queue)]
-    return [headers for headers in waiting if headers.get("id") == task_id]
+def _delayed(channel: Any, queue: str, task_id: str) -> list[Any]:
+    """Return the delayed messages of a task id."""
+    return [message for _, message in channel.delayed(queue) if (message.headers or {}).get("id") == task_id]
+
+
+def _tell_who_waits(app: LiapApp, message: Any) -> None:
+    """Store of a cancelled call what a worker would of a revoked one."""
+    body = message.payload if flaw_of(message) is None else None
+    embed: Any = body[2] if isinstance(body, list | tuple) else None
+    addressed = {name: message.properties.get(name) for name in ("reply_to", "correlation_id")}
+    request = Context({**message.headers, **addressed, "chord": (embed or {}).get("chord")})
+    backend: Any = app.backend
+    backend.mark_as_revoked(request.id, "revoked", request, store_result=not request.ignore_result)
 
 
 def _held_by_broker(app: LiapApp) -> Iterator[ScheduledCall]:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from celery import chord
+from celery.exceptions import TaskRevokedError
 from click.testing import CliRunner, Result
 
 from liap_tasks import EmbeddedWorker, LiapApp, schedule
 from liap_tasks.commands.scheduled import scheduled_command
 from liap_tasks.errors import ScheduleError
 from liap_tasks.testing import WorkerClock
-from tests.liap_tasks.conftest import Outcomes
+from tests.liap_tasks.conftest import DEADLINE, Outcomes
 
 
 @pytest.fixture
@@ -61,6 +64,41 @@ def test_a_cancelled_call_never_runs(
     assert ran == ["kept"]
     assert not schedule.cancel(liap_app, kept.id)
     assert schedule.scheduled(liap_app) == []
+
+
+def test_who_waits_for_a_cancelled_call_is_told(liap_app: LiapApp, virtual_clock: WorkerClock) -> None:
+    @liap_app.task(shared=False, name="tests.awaited", ignore_result=False)
+    def awaited() -> None: ...
+
+    for sent in (awaited.apply_async(countdown=5), awaited.submit(countdown=5)):
+        assert schedule.cancel(liap_app, sent.id)
+        with pytest.raises(TaskRevokedError):
+            sent.get(timeout=DEADLINE)
+
+
+def test_a_cancelled_call_is_revoked_in_a_backend_that_stores_results_and_its_chord_fails(
+    new_app: Callable[..., LiapApp],
+) -> None:
+    app = new_app()
+    app.conf.result_backend = "cache+memory://"
+
+    @app.task(shared=False, name="tests.awaited", ignore_result=False)
+    def awaited(*_: Any) -> None: ...
+
+    @app.task(shared=False, name="tests.forgotten", ignore_result=True)
+    def forgotten() -> None: ...
+
+    header = [awaited.s().set(countdown=600, task_id="first"), awaited.s().set(countdown=600, task_id="second")]
+    body = chord(header, awaited.s()).delay()
+    unheard = forgotten.apply_async(countdown=600)
+    for task_id in ("first", "second", unheard.id):
+        assert schedule.cancel(app, task_id)
+    assert [app.AsyncResult(task_id).state for task_id in ("first", "second", unheard.id)] == [
+        "REVOKED",
+        "REVOKED",
+        "PENDING",
+    ]
+    assert body.state == "FAILURE"
 
 
 def test_a_call_goes_out_when_it_was_moved_to(
