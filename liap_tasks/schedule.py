@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict
 
 from liap_tasks.errors import ScheduleError
 from liap_tasks.metadata import MessageMetadata
+from liap_tasks.policies.durations import in_seconds
 from liap_tasks.worker.unreadable import flaw_of
 
 if TYPE_CHECKING:
@@ -86,10 +87,14 @@ def cancel(app: LiapApp, task_id: str) -> bool:
 def reschedule(app: LiapApp, task_id: str, *, countdown: float | None = None, eta: datetime | None = None) -> bool:
     """Let a delayed call go out ``countdown`` seconds from now, or at ``eta``; False when it is not waiting any more.
 
-    Raises ValueError unless exactly one of the two is given, ScheduleError where the broker does not hold delays.
+    countdown: seconds >= 0. An eta without a time zone is UTC; one that has passed: the call goes out at once.
+    Raises ValueError unless exactly one of the two is given, or for a countdown that is no such time; ScheduleError
+    where the broker does not hold delays, InvalidArgumentError for a time that is further away than it can hold one.
     """
     if (countdown is None) == (eta is None):
         raise ValueError("give either countdown or eta")
+    if countdown is not None:
+        countdown = in_seconds("countdown", countdown)
     if not app.broker_holds_delays:
         raise ScheduleError(
             f"call {task_id} cannot be moved: this broker holds no delayed calls; cancel it and call again"

@@ -122,6 +122,14 @@ def test_a_new_time_is_one_time(liap_app: LiapApp, when: dict[str, Any]) -> None
         schedule.reschedule(liap_app, "any", **when)
 
 
+@pytest.mark.parametrize("countdown", [float("nan"), float("inf"), -0.1, "3"])
+def test_a_countdown_is_seconds_from_now(liap_app: LiapApp, remind: Any, countdown: Any) -> None:
+    sent = remind.apply_async(("r1",), countdown=60)
+    with pytest.raises(ValueError, match="countdown must be"):
+        schedule.reschedule(liap_app, sent.id, countdown=countdown)
+    assert [call.id for call in schedule.scheduled(liap_app)] == [sent.id]
+
+
 def command(app: LiapApp, *arguments: str) -> Result:
     return CliRunner().invoke(scheduled_command, arguments, obj=SimpleNamespace(app=app))
 
