@@ -65,11 +65,18 @@ class TurnTimer:
 
 
 def decide_in_time(ask: AskPlayer, seconds: float, seed: int = 0) -> Decide:
-    """Make a table's ``decide`` of a person who has ``seconds`` for each answer, and of the bot that steps in."""
+    """Make a table's ``decide`` of a person who has ``seconds`` for each answer, and of the bot that steps in.
+
+    What ``ask`` raises is raised to the table, and the clock is stopped.
+    """
 
     def decide(view: PlayerView, kind: DecisionKind) -> Move:
         timer = TurnTimer(view, kind, seconds, seed)
-        answer = ask(view, kind)
+        try:
+            answer = ask(view, kind)
+        except BaseException:
+            timer.stop()
+            raise
         wait([answer, timer.ended], timeout=seconds + ANSWER_SECONDS, return_when=FIRST_COMPLETED)
         if answer.done() and timer.stop():
             return answer.result()

@@ -96,6 +96,17 @@ def test_a_player_is_heard_where_no_worker_can_be_asked_for_the_timer(
     assert decide_in_time(lambda *_: answer, seconds=20)(view, kind) is answer.result()
 
 
+def test_a_question_that_cannot_be_put_to_a_person_leaves_no_timer(
+    game_app: LiapApp, question: tuple[PlayerView, DecisionKind], virtual_clock: WorkerClock
+) -> None:
+    def ask(view: PlayerView, kind: DecisionKind) -> Future[Move]:
+        raise ConnectionResetError(view.player_id)
+
+    with pytest.raises(ConnectionResetError):
+        decide_in_time(ask, seconds=20)(*question)
+    assert schedule.scheduled(game_app) == []
+
+
 def test_a_person_s_refusal_to_answer_is_an_error_of_the_table(
     virtual_clock: WorkerClock, liap_worker: EmbeddedWorker
 ) -> None:
