@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -103,8 +103,13 @@ class GameArchive:
     def events_of_game(self, game_id: str, since: int | datetime | None = None) -> list[GameEvent]:
         """Return the stored events of a game in their order, brought up to date.
 
-        since: only from this sequence number on, or from this moment on.
+        since: only from this sequence number on, or from this moment on (UTC if it has no time zone). Raises TypeError
+        for anything else.
         """
+        if isinstance(since, bool) or not isinstance(since, int | datetime | None):
+            raise TypeError(f"since must be a sequence number or a datetime, not {since!r}")
+        if isinstance(since, datetime) and since.tzinfo is None:
+            since = since.replace(tzinfo=UTC)
         where = _events.c.game_id == game_id
         if isinstance(since, int):
             where = sa.and_(where, _events.c.sequence >= since)

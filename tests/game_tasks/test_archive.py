@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -77,3 +79,19 @@ def test_an_event_of_no_room_and_without_a_number_is_stored_once(archive: GameAr
     assert archive.store_events([counted, uncounted]) == 2
     assert archive.store_event(uncounted) is False
     assert archive.events_of_game("g1") == [uncounted, counted]
+
+
+def test_a_moment_without_a_time_zone_is_utc(archive: GameArchive) -> None:
+    then = datetime(2026, 1, 1, 12)
+    early, late = (
+        GameEvent(event_type=GameEventType.STATE_CHANGED, game_id="g1", sequence=number, timestamp=moment)
+        for number, moment in enumerate([datetime(2026, 1, 1, 11, 59, tzinfo=UTC), then.replace(tzinfo=UTC)])
+    )
+    archive.store_events([early, late])
+    assert archive.events_of_game("g1", since=then) == [late]
+
+
+@pytest.mark.parametrize("since", ["2020", 3.0, True])
+def test_what_is_neither_a_number_nor_a_moment_is_refused(archive: GameArchive, since: Any) -> None:
+    with pytest.raises(TypeError, match="sequence number or a datetime"):
+        archive.events_of_game("g1", since=since)
