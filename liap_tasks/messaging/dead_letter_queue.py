@@ -63,7 +63,8 @@ class DeadLetterQueue(LinkedQueue):
                 name, exchange=Exchange(""), routing_key=name, durable=True, queue_arguments={"x-message-ttl": kept}
             )
         super().__init__(url or settings.local_broker_url, declaration)
-        self._reader = LetterReader(lambda _: self.policy, {}, self.link.time)
+        link = self.link
+        self._reader = LetterReader(lambda _: self.policy, {}, lambda: link.clock.time())
         self._recovered: dict[str, Any] = {}
         self._counts: Counter[str] = Counter()
         self._added: Counter[str] = Counter()
@@ -93,7 +94,7 @@ class DeadLetterQueue(LinkedQueue):
             routing_key=self._origin(message, original_queue),
             error=error,
             attempts=message.metadata.attempts,
-            at=self.link.time(),
+            at=self.link.clock.time(),
         )
         await self._keep(message, record, policy or self.policy)
         self._counts["added"] += 1
@@ -127,19 +128,18 @@ class DeadLetterQueue(LinkedQueue):
         Its count of attempts starts anew. It leaves when the queue has it. Raises DeadLetterError when nobody knows its
         queue or there is no such queue, QueueFullError when that refuses it: then the letter stays.
         """
+        return await self.link.run_apart(lambda channel: self._retry_on(channel, message_id, target_queue))
 
-        def send_back(channel: Any) -> bool:
-            with channel:
-                received = self._take(channel, message_id)
-                if received is None:
-                    return False
-                self._send_back(channel, received, target_queue)
-                received.ack()
-                return True
-
-        sent = await self.link.run_apart(send_back)
-        self._counts["retried"] += sent
-        return sent
+    def _retry_on(self, channel: Any, message_id: str, target: MessageQueue | None) -> bool:
+        """Send a letter back; called with a channel for this alone, in any thread."""
+        with channel:
+            received = self._take(channel, message_id)
+            if received is None:
+                return False
+            self._send_back(channel, received, target)
+            received.ack()
+        self._counts["retried"] += 1
+        return True
 
     def _target(self, letter: Letter) -> MessageQueue | None:
         """Return the queue object for a letter's queue if one is known."""
@@ -243,7 +243,7 @@ class DeadLetterQueue(LinkedQueue):
 
         older_than: seconds ago, or a timedelta.
         """
-        before = None if older_than is None else self.link.time() - in_seconds("older_than", older_than)
+        before = None if older_than is None else self.link.clock.time() - in_seconds("older_than", older_than)
 
         def drop(channel: Any) -> int:
             # What is not acknowledged when the channel is closed is back in its place.

@@ -14,7 +14,7 @@ from kombu import Connection
 
 from liap_tasks.messaging.link import Prepare, queue_deleted
 from liap_tasks.messaging.waiting import Waiter
-from transports import BrokerUnavailableError, get_broker
+from transports import BrokerUnavailableError, Clock, get_broker
 
 __all__ = ["InProcessLink"]
 
@@ -55,13 +55,12 @@ class InProcessLink:
         return operation(self.channel())
 
     async def run_apart(self, operation: Callable[[Any], T]) -> T:
+        return await asyncio.to_thread(self.run_apart_now, operation)
+
+    def run_apart_now(self, operation: Callable[[Any], T]) -> T:
         self.channel()
         connection: Any = self._connection
-
-        def in_thread() -> T:
-            return operation(connection.channel())
-
-        return await asyncio.to_thread(in_thread)
+        return operation(connection.channel())
 
     def searching(self, queue: str) -> AbstractContextManager[Any]:
         return get_broker(self.url).agreed_lock(f"search of {queue}")
@@ -122,8 +121,9 @@ class InProcessLink:
     def delayed_headers(self, queue: str) -> list[Mapping[str, Any]]:
         return [message.headers or {} for _, message in self.channel().delayed(queue)]
 
-    def time(self) -> float:
-        return get_broker(self.url).engine.clock.time()
+    @property
+    def clock(self) -> Clock:
+        return get_broker(self.url).engine.clock
 
     async def close(self) -> None:
         connection, self._connection, self._channel = self._connection, None, None

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
-from transports import BrokerUnavailableError
+from transports import BrokerUnavailableError, Clock
 
 __all__ = ["Link", "Prepare", "as_kombu", "queue_deleted"]
 
@@ -37,6 +37,9 @@ class Link(Protocol):
     async def run_apart(self, operation: Callable[[Any], T]) -> T:
         """Run a longer operation on a channel of its own, which it closes, in a thread."""
 
+    def run_apart_now(self, operation: Callable[[Any], T]) -> T:
+        """Run a longer operation on a channel of its own, blocking this thread, which is not an event loop's."""
+
     def searching(self, queue: str) -> AbstractContextManager[Any]:
         """Keep others from taking messages out of a queue in search of one, where that can be had (in this process).
 
@@ -58,8 +61,9 @@ class Link(Protocol):
     def delayed_headers(self, queue: str) -> list[Mapping[str, Any]]:
         """Return the headers of the delayed messages of a queue, none where they cannot be had at once."""
 
-    def time(self) -> float:
-        """Return the broker's time as well as it is known here, POSIX seconds."""
+    @property
+    def clock(self) -> Clock:
+        """The broker's clock as well as it is known here."""
 
     async def close(self) -> None:
         """Close the connection."""

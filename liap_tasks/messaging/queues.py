@@ -122,7 +122,7 @@ class MessageQueue(LinkedQueue):
             queue=self.name,
             url=self.url,
             holds_delays=self.link.holds_delays,
-            now=self.link.time(),
+            now=self.link.clock.time(),
         )
         await self._send(going)
         self._counts["enqueued"] += 1
@@ -202,7 +202,7 @@ class MessageQueue(LinkedQueue):
             queue=self.name,
             routing_key=self.name,
             error=error,
-            at=self.link.time(),
+            at=self.link.clock.time(),
         )
 
         def bury(channel: Any) -> None:

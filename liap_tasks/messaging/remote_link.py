@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import selectors
 import threading
-import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -28,7 +27,7 @@ from liap_tasks.configuration import broker_feature, is_amqp
 from liap_tasks.messaging.link import Prepare, as_kombu, queue_deleted
 from liap_tasks.messaging.waiting import Waiter
 from liap_tasks.pools.bell import Bell
-from transports import BrokerUnavailableError
+from transports import BrokerUnavailableError, Clock, SystemClock
 
 __all__ = ["RemoteLink"]
 
@@ -39,6 +38,7 @@ class RemoteLink:
     """A link whose calls run in a thread of its own, started by the first of them."""
 
     at_once: Mapping[str, Any] = MappingProxyType({})
+    clock: Clock = SystemClock()
 
     def __init__(self, url: str, prepare: Prepare) -> None:
         self.url = url
@@ -60,8 +60,14 @@ class RemoteLink:
         return self._running().post(operation).result()
 
     async def run_apart(self, operation: Callable[[Any], T]) -> T:
+        return await asyncio.shield(asyncio.wrap_future(self._post_apart(operation)))
+
+    def run_apart_now(self, operation: Callable[[Any], T]) -> T:
+        return self._post_apart(operation).result()
+
+    def _post_apart(self, operation: Callable[[Any], T]) -> Future[T]:
         thread = self._running()
-        return await asyncio.shield(asyncio.wrap_future(thread.post(lambda _: operation(thread.new_channel()))))
+        return thread.post(lambda _: operation(thread.new_channel()))
 
     def searching(self, queue: str) -> AbstractContextManager[Any]:
         return nullcontext()
@@ -83,9 +89,6 @@ class RemoteLink:
 
     def delayed_headers(self, queue: str) -> list[Mapping[str, Any]]:
         return []
-
-    def time(self) -> float:
-        return time.time()
 
     async def close(self) -> None:
         thread, self._thread = self._thread, None

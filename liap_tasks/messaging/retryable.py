@@ -5,14 +5,21 @@ The broker holds the delay: a letter that is to be retried waits in the queue it
 it counts as a dead letter: it is shown, can be cancelled, recovered or sent at once. So this needs a broker that holds
 delayed messages.
 
+A queue that is full takes no delayed message. Then the letter waits here, and this object tries to send it when it is
+due, and again after each further delay, until there is room; when the object is closed or gone, the letter waits for
+somebody.
+
 Which letters: those of a reason that may pass (``DeadLetterPolicy.retry_reasons``), ``max_retries`` times over all
 their lives; the others, and those of messages with a deadline, wait for somebody.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
+from weakref import WeakMethod
 
 from liap_tasks.configuration import DEAD_LETTER_QUEUE
 from liap_tasks.dead_letter_store.letter import Letter
@@ -22,13 +29,16 @@ from liap_tasks.messaging.dead_letter_entry import DeadLetterEntry
 from liap_tasks.messaging.dead_letter_queue import DeadLetterQueue
 from liap_tasks.messaging.message import RETRY_HEADER, Message, body_of, identity_of, message_from
 from liap_tasks.messaging.queues import MessageQueue
-from liap_tasks.messaging.sending import Outgoing, refuse_delay, send
+from liap_tasks.messaging.sending import RETRY_AFTER, Outgoing, refuse_delay, send
 from liap_tasks.metadata import Attempt
 from liap_tasks.policies import DeadLetterPolicy, DeadLetterReason
 from liap_tasks.settings import Settings
+from liap_tasks.time_source import Cancellable, call_after
 from transports import QueueFullError
 
 __all__ = ["RetryableDeadLetterQueue"]
+
+logger = logging.getLogger("liap_tasks.messaging")
 
 
 class RetryableDeadLetterQueue(DeadLetterQueue):
@@ -44,6 +54,7 @@ class RetryableDeadLetterQueue(DeadLetterQueue):
     ) -> None:
         super().__init__(name, policy, url=url, settings=settings)
         self._retry_queues: dict[str, MessageQueue] = {}
+        self._refused: dict[str, _Refused] = {}
 
     def register_retry_queue(self, name: str, queue: MessageQueue) -> None:
         """Retry letters whose queue is ``name`` by sending them to ``queue``.
@@ -72,9 +83,9 @@ class RetryableDeadLetterQueue(DeadLetterQueue):
             try:
                 await self._schedule(target, message, record, due - now)
             except QueueFullError:
-                pass  # it is not lost: it waits here
-            else:
-                return
+                await super()._keep(message, record, policy)
+                self._try_later(message.metadata.message_id, _Refused(target=target, due=due, pause=due - now))
+            return
         await super()._keep(message, record, policy)
 
     async def _schedule(self, target: MessageQueue, message: Message, record: Mapping[str, Any], delay: float) -> None:
@@ -107,6 +118,39 @@ class RetryableDeadLetterQueue(DeadLetterQueue):
         )
         await target.link.run(lambda channel: send(channel, target.declaration, letter, **target.link.at_once))
 
+    # -- letters whose queue was full --------------------------------------------------------------------------
+
+    def _try_later(self, message_id: str, refused: _Refused) -> None:
+        """Have a letter that waits here sent when it is due."""
+        self._try_no_more(message_id)
+        self._refused[message_id] = refused
+        left = max(0.0, refused.due - self.link.clock.time())
+        refused.timer = call_after(self.link.clock, left, _call, (WeakMethod(self._try_again), message_id, refused))
+
+    def _try_no_more(self, message_id: str) -> bool:
+        refused = self._refused.pop(message_id, None)
+        if refused is not None and refused.timer is not None:
+            refused.timer.cancel()
+        return refused is not None
+
+    def _try_again(self, message_id: str, refused: _Refused) -> None:
+        """Called when a letter is due, not in an event loop's thread unless that advances a virtual clock."""
+        if self._refused.get(message_id) is not refused:
+            return  # somebody has decided meanwhile
+        try:
+            self.link.run_apart_now(lambda channel: self._retry_on(channel, message_id, refused.target))
+        except QueueFullError:
+            pass  # still
+        except Exception:
+            logger.exception("message %s cannot be sent to %r now, trying again", message_id, refused.target.name)
+        else:
+            if self._refused.get(message_id) is refused:
+                del self._refused[message_id]
+            return
+        if self._refused.get(message_id) is refused:
+            due = self.link.clock.time() + max(refused.pause, RETRY_AFTER)
+            self._try_later(message_id, _Refused(target=refused.target, due=due, pause=refused.pause))
+
     # -- letters that wait for their retry ---------------------------------------------------------------------
 
     def _queues(self) -> Iterable[MessageQueue]:
@@ -115,7 +159,7 @@ class RetryableDeadLetterQueue(DeadLetterQueue):
     async def _scheduled(self, queue: MessageQueue) -> list[tuple[float, Any]]:
         """Return (when, kombu message) of this queue's letters that wait in ``queue``."""
         waiting = await queue.link.run(lambda channel: channel.delayed(queue.name))
-        now = queue.link.time()
+        now = queue.link.clock.time()
         return [(now + left, received) for left, received in waiting if self._is_mine(received.headers)]
 
     def _is_mine(self, headers: Mapping[str, Any] | None) -> bool:
@@ -133,7 +177,7 @@ class RetryableDeadLetterQueue(DeadLetterQueue):
         """Let a letter that was to be retried wait for somebody instead; False when no retry of it is waiting."""
         found = await self._find(message_id)
         if found is None:
-            return False
+            return self._try_no_more(message_id)
         queue, received = found
         await super()._keep(*_as_it_died(received), self.policy)
         if await queue.link.run(lambda channel: channel.cancel_delayed(queue.name, message_id)):
@@ -151,7 +195,10 @@ class RetryableDeadLetterQueue(DeadLetterQueue):
         """Send a letter back at once, also one whose retry is waiting; see :meth:`DeadLetterQueue.retry`."""
         found = await self._find(message_id)
         if found is None:
-            return await super().retry(message_id, target_queue)
+            sent = await super().retry(message_id, target_queue)
+            if sent:
+                self._try_no_more(message_id)
+            return sent
         queue, _ = found
         if target_queue is not None and (target_queue.url, target_queue.name) != (queue.url, queue.name):
             return await self.cancel_retry(message_id) and await super().retry(message_id, target_queue)
@@ -177,6 +224,10 @@ class RetryableDeadLetterQueue(DeadLetterQueue):
         entries = [entry for entry in entries if reason in (None, entry.reason)]
         return sorted(entries, key=lambda entry: entry.died_at)[:limit]
 
+    def _entry(self, received: Any, retry_at: float | None = None) -> DeadLetterEntry:
+        refused = self._refused.get(str(identity_of(received)))
+        return super()._entry(received, retry_at if refused is None else refused.due)
+
     async def size(self) -> int:
         """Return how many letters there are, with those that wait for their retry."""
         return await super().size() + sum([len(await self._scheduled(queue)) for queue in self._queues()])
@@ -187,6 +238,29 @@ class RetryableDeadLetterQueue(DeadLetterQueue):
             return None
         waiting = [headers for queue in self._queues() for headers in queue.link.delayed_headers(queue.name)]
         return [*found, *(str(headers[RETRY_HEADER]["reason"]) for headers in waiting if self._is_mine(headers))]
+
+    async def close(self) -> None:
+        """Put back what was recovered and not acknowledged, try to send no more letters, and close the connection."""
+        for message_id in list(self._refused):
+            self._try_no_more(message_id)
+        await super().close()
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class _Refused:
+    """A letter that waits here because its queue was full. due: when it is tried (POSIX); pause: between tries (s)."""
+
+    target: MessageQueue
+    due: float
+    pause: float
+    timer: Cancellable | None = None
+
+
+def _call(method: WeakMethod[Any], *args: Any) -> None:
+    """Call a method of an object if that is still there."""
+    bound = method()
+    if bound is not None:
+        bound(*args)
 
 
 def _as_it_died(received: Any) -> tuple[Message, dict[str, Any]]:

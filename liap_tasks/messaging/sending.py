@@ -18,9 +18,10 @@ from liap_tasks.policies import DeliveryOptions
 from liap_tasks.policies.deadline import deadline_from
 from transports import CAPABILITIES, InvalidArgumentError, QueueFullError
 
-__all__ = ["Outgoing", "refuse_delay", "outgoing", "send", "refused_by"]
+__all__ = ["RETRY_AFTER", "Outgoing", "refuse_delay", "outgoing", "send", "refused_by"]
 
 RETRY_AFTER = 1.0
+"""Seconds after which to try again what a broker has refused that does not say so."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

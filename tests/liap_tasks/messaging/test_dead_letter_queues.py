@@ -343,17 +343,6 @@ async def test_a_letter_that_waits_for_its_retry_can_be_recovered_or_sent_elsewh
     assert await dlq.size() == 0
 
 
-async def test_a_letter_whose_queue_is_full_is_kept_instead(clock: VirtualClock) -> None:
-    queue = BoundedInMemoryQueue("q", max_size=1)
-    dlq = retryable(queue)
-    message = await taken_from(queue)
-    await queue.enqueue(Message("fills it"))
-    await dlq.add(message, TRANSIENT)
-    [entry] = await dlq.inspect()
-    assert (entry.message.payload, entry.retry_at) == ("m", None)
-    assert queue.get_stats()["acknowledged"] == 1
-
-
 async def test_with_one_queue_registered_letters_of_unknown_origin_go_there(clock: VirtualClock) -> None:
     queue = InMemoryQueue("q")
     dlq = retryable(queue)
