@@ -6,7 +6,7 @@ import asyncio
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -88,13 +88,13 @@ class InProcessLink:
                 channel.basic_cancel(waiter.tag)  # what it has not seen goes back as if it had not been delivered
 
     def _drain_soon(self) -> None:
-        """Called by the broker, with its lock held."""
-        for waiter in list(self._waiting):
-            try:
-                waiter.loop.call_soon_threadsafe(self._drain)
-            except RuntimeError:  # that loop is closed
-                continue
-            return
+        """Called by the broker, with its lock held.
+
+        Every loop is told: one may be busy, or not run at the moment, and whichever is first drains for all.
+        """
+        for loop in {waiter.loop for waiter in list(self._waiting)}:
+            with suppress(RuntimeError):  # that loop is closed
+                loop.call_soon_threadsafe(self._drain)
 
     def _drain(self) -> None:
         connection = self._connection
