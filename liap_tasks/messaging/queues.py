@@ -24,7 +24,7 @@ from kombu import Exchange, Producer
 from liap_tasks.configuration import WorkQueue, dead_letter_queue, work_queue_arguments
 from liap_tasks.dead_letters import death_record, look_into, publish_received
 from liap_tasks.messaging.linked_queue import LinkedQueue
-from liap_tasks.messaging.message import Message, identity_of, message_from, own_headers
+from liap_tasks.messaging.message import RETRY_HEADER, Message, identity_of, message_from, own_headers
 from liap_tasks.messaging.room import RoomLine
 from liap_tasks.messaging.sending import Outgoing, outgoing, send
 from liap_tasks.policies import DeadLetter, DeadLetterReason, DeliveryOptions, MessagePriority
@@ -237,12 +237,18 @@ class MessageQueue(LinkedQueue):
         return await self.link.run(lambda channel: int(channel.queue_declare(self.name, passive=True).message_count))
 
     async def clear(self) -> int:
-        """Drop all messages that wait, delayed ones too, for good (they are no dead letters), and return how many."""
+        """Drop all messages that wait, delayed ones too, for good (they are no dead letters), and return how many.
+
+        Dead letters that wait here for their retry stay: they are their dead-letter queue's
+        (:class:`~liap_tasks.messaging.RetryableDeadLetterQueue`) until they are due.
+        """
 
         def drop(channel: Any) -> int:
             dropped = int(channel.queue_purge(self.name) or 0)
             if self.link.holds_delays:
-                for identity in {identity_of(message) for _, message in channel.delayed(self.name)}:
+                delayed = [message for _, message in channel.delayed(self.name)]
+                letters = {identity_of(message) for message in delayed if RETRY_HEADER in (message.headers or {})}
+                for identity in {identity_of(message) for message in delayed} - letters:
                     dropped += channel.cancel_delayed(self.name, identity)
             return dropped
 

@@ -343,6 +343,22 @@ async def test_a_letter_that_waits_for_its_retry_can_be_recovered_or_sent_elsewh
     assert await dlq.size() == 0
 
 
+async def test_clearing_the_queue_leaves_the_letters_that_wait_there_for_their_retry(clock: VirtualClock) -> None:
+    queue = InMemoryQueue("q")
+    dlq = retryable(queue)
+    await dlq.add(await taken_from(queue), TRANSIENT)
+    await queue.enqueue(Message("now"))
+    await queue.enqueue(Message("later"), DeliveryOptions(delay=5))
+
+    assert await queue.clear() == 2
+
+    assert await all_payloads(dlq) == ["m"]
+    clock.advance(30)
+    message = await queue.dequeue()
+    assert message is not None
+    assert (message.payload, await queue.size(), await dlq.size()) == ("m", 0, 0)
+
+
 async def test_with_one_queue_registered_letters_of_unknown_origin_go_there(clock: VirtualClock) -> None:
     queue = InMemoryQueue("q")
     dlq = retryable(queue)
