@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-__all__ = ["AuditEntry", "Letter", "LetterFilter", "LetterState", "StoreStatistics"]
+__all__ = ["LAST_MOMENT", "AuditEntry", "Letter", "LetterFilter", "LetterState", "StoreStatistics"]
+
+LAST_MOMENT = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
+"""Later than this is no time: a calendar ends."""
 
 
 class LetterState(StrEnum):

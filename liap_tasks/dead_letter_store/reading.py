@@ -21,7 +21,7 @@ from uuid import NAMESPACE_URL, uuid4, uuid5
 from celery.utils.log import get_logger
 
 from liap_tasks import dead_letters
-from liap_tasks.dead_letter_store.letter import Letter, LetterState
+from liap_tasks.dead_letter_store.letter import LAST_MOMENT, Letter, LetterState
 from liap_tasks.events import EVENT_HEADER, EVENT_TASK, EventExchange, delivery_id
 from liap_tasks.metadata import MessageMetadata
 from liap_tasks.policies import DeadLetterPolicy, DeadLetterReason
@@ -202,7 +202,8 @@ def _text(value: Any) -> str | None:
 
 
 def _seconds(value: Any, default: float) -> float:
-    """Return a time as POSIX seconds; AMQP's timestamps are naive UTC."""
+    """Return a time as POSIX seconds, the default for one that no calendar has; AMQP's timestamps are naive UTC."""
     if isinstance(value, datetime):
         return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else default
+    is_time = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LAST_MOMENT
+    return float(value) if is_time else default

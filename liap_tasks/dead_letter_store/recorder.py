@@ -2,7 +2,8 @@
 
 First safely in the store, then acknowledged: a batch is one transaction and one acknowledgement. While the store
 cannot be reached nothing is consumed, so letters wait in their queue; while the broker cannot be reached there is
-nothing to do. Each is said once when it begins and once when it is over.
+nothing to do. Each is said once when it begins and once when it is over; the store's is over when a letter has been
+recorded, for one that is full or read-only still answers questions.
 
 Why a thread and a connection of its own: the worker's own loop must not wait for a database, and in the prefork pool
 that loop is not ours. Why it goes on until the queue is empty when the worker stops: an in-process broker ends with
@@ -14,7 +15,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -40,6 +40,17 @@ BATCH = 500
 LINGER = 0.05  # seconds that the first letter of a batch waits for others
 DRAIN_SECONDS = 0.05  # how long a stop may go unnoticed
 LAST_SECONDS = 3.0  # for what is still in the queue when the worker stops
+
+# What is in a letter is more than the database, or a column, or what writes it there can take.
+REFUSALS = (
+    sa.exc.DataError,
+    sa.exc.IntegrityError,
+    sa.exc.ProgrammingError,
+    ValueError,
+    TypeError,
+    ArithmeticError,
+    RecursionError,
+)
 
 
 class Recorder(threading.Thread):
@@ -76,7 +87,6 @@ class Recorder(threading.Thread):
             try:
                 if self._store_outage.lasts:
                     self.store.ping()
-                    self._store_outage.over()
                 self._consume()
             except STORE_ERRORS as error:
                 self._store_outage.wait(error)
@@ -134,10 +144,11 @@ class Recorder(threading.Thread):
         letters = [self._reader.letter(message) for message in messages]
         try:
             self.store.record(letters)
-        except (sa.exc.DataError, sa.exc.IntegrityError, sa.exc.ProgrammingError, ValueError, OverflowError) as error:
+        except REFUSALS as error:
             logger.warning("a batch of dead letters was refused, each is tried alone: %r", error)
             for letter in letters:
                 self._record_alone(letter)
+        self._store_outage.over()
         if isinstance(channel, VirtualChannel):  # these acknowledge one by one, whatever they are asked
             for message in messages:
                 message.ack()
@@ -161,10 +172,29 @@ class Recorder(threading.Thread):
         """Record one letter of a batch that was refused; if it is this one, keep what can be kept of it."""
         try:
             self.store.record([letter])
-        except (sa.exc.DataError, sa.exc.IntegrityError, sa.exc.ProgrammingError, ValueError, OverflowError) as error:
-            logger.warning("dead letter %s is kept without its headers and texts: %r", letter.id, error)
-            bare: dict[str, Any] = {"headers": {}, "properties": {}, "attempts": [], "traceback": None, "message": None}
-            self.store.record([replace(letter, **bare, detail=f"could not be stored whole: {type(error).__name__}")])
+        except REFUSALS as error:
+            logger.warning("dead letter %s is kept without its headers, texts and numbers: %r", letter.id, error)
+            self.store.record([self._bare(letter, f"could not be stored whole: {type(error).__name__}")])
+
+    def _bare(self, letter: Letter, detail: str) -> Letter:
+        """Return what any database can hold of a letter: its names and its body; it waits for somebody."""
+        now = self.store.clock()
+        return Letter(
+            id=letter.id,
+            reason=letter.reason,
+            detail=detail,
+            task=letter.task,
+            task_id=letter.task_id,
+            queue=letter.queue,
+            exchange=letter.exchange,
+            routing_key=letter.routing_key,
+            exception=letter.exception,
+            content_type=letter.content_type,
+            content_encoding=letter.content_encoding,
+            body=letter.body,
+            died_at=now,
+            expires_at=now + self.app.dead_letter_policy_of(letter.task).ttl_seconds,
+        )
 
 
 class _Heartbeat:

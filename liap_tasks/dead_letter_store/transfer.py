@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import IO, TYPE_CHECKING, Any
@@ -20,8 +19,9 @@ from typing import IO, TYPE_CHECKING, Any
 from kombu.utils import json
 from pydantic import TypeAdapter, ValidationError
 
-from liap_tasks.dead_letter_store.letter import Letter, LetterFilter, LetterState
+from liap_tasks.dead_letter_store.letter import LAST_MOMENT, Letter, LetterFilter, LetterState
 from liap_tasks.errors import DeadLetterImportError
+from liap_tasks.metadata import MAX_REPLAYS
 
 if TYPE_CHECKING:
     from liap_tasks.application import LiapApp
@@ -30,6 +30,7 @@ __all__ = ["ImportReport", "as_line", "export_letters", "from_line", "import_let
 
 PAGE = 500
 VERSION = 1
+TIMES = ("died_at", "first_seen", "last_seen", "replayed_at", "due_at", "expires_at", "purged_at")
 _letters: TypeAdapter[Letter] = TypeAdapter(Letter)
 
 
@@ -82,8 +83,12 @@ def from_line(line: str) -> Letter:
         raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
     if letter.state not in set(LetterState):
         raise ValueError(f"there is no state {letter.state!r}")
-    if not math.isfinite(letter.died_at):
-        raise ValueError(f"died_at: {letter.died_at!r} is no time")
+    for name in TIMES:
+        moment = getattr(letter, name)
+        if moment is not None and not 0 <= moment <= LAST_MOMENT:
+            raise ValueError(f"{name}: {moment!r} is no time")
+    if not 0 <= letter.replays <= MAX_REPLAYS:
+        raise ValueError(f"replays: {letter.replays} is no number of replays")
     return letter
 
 

@@ -341,6 +341,8 @@ def test_letters_come_through_export_and_import_byte_by_byte(
         ('{"version": 1, "body_base64": "%%", "id": "x", "reason": "manual", "died_at": 1}', "cannot be read"),
         ('{"version": 1, "body": "", "id": "x", "reason": "manual"}', "died_at"),
         ('{"version": 1, "body": "", "id": "x", "reason": "manual", "died_at": NaN}', "died_at"),
+        (f'{{"version": 1, "body": "", "id": "x", "reason": "manual", "died_at": 1, "replays": {2**70}}}', "replays"),
+        ('{"version": 1, "body": "", "id": "x", "reason": "manual", "died_at": 1, "due_at": 1e300}', "due_at"),
         ('{"version": 1, "body": "", "id": "x", "reason": "manual", "died_at": 1, "state": "odd"}', "no state 'odd'"),
         ('{"version": 1, "body": "", "id": "x", "reason": "manual", "died_at": 1, "colour": "red"}', "colour"),
     ],

@@ -6,10 +6,12 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from kombu import Exchange, Queue
 
 from liap_tasks import DeadLetter, DeadLetterReason, EmbeddedWorker, EventExchange, LiapApp, RetryPolicy, dead_letters
@@ -138,6 +140,8 @@ def test_whatever_is_in_the_queue_is_recorded(stored_app: LiapApp) -> None:
         (b"", {"headers": {"liap": {"attempts": 5}, "x-death": "yes"}}),
         (b"1", {"headers": {"x-liap-dead-letter": {"reason": 5, "at": "then", "attempts": "none", "queue": None}}}),
         (b"2", {"headers": {"x-death": [{"routing-keys": 7, "time": "yesterday"}]}}),
+        (b"5", {"headers": {"x-liap-dead-letter": {"reason": "manual", "at": float("nan")}}}),
+        (b"6", {"headers": {"x-liap-dead-letter": {"reason": "manual", "at": 1e300}, "liap": {"replays": 2**63}}}),
         (b"3", {"headers": {"task": "t" * 300, "compression": "application/x-nothing"}}),
         (
             b"4",
@@ -187,6 +191,65 @@ def test_a_letter_that_the_database_refuses_does_not_hold_up_the_others(
     (bare,) = (letter for letter in letters if letter.message is None)
     assert json.loads(bare.body)[0] == ["poison"]
     assert bare.detail == "could not be stored whole: ValueError"
+
+
+def test_a_letter_whose_numbers_no_database_has_is_kept_without_them(
+    stored_app: LiapApp, outcomes: Outcomes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = recorder.LetterReader.letter
+    odd = {"died_at": float("nan"), "replays": 2**70, "due_at": float("nan"), "expires_at": float("nan")}
+
+    def misread(self: Any, message: Any) -> Letter:
+        letter = read(self, message)
+        return replace(letter, **odd) if letter.message == "poison" else letter
+
+    monkeypatch.setattr(recorder.LetterReader, "letter", misread)
+
+    @stored_app.task(shared=False, name="tests.odd", retry_policy=NEVER)
+    def say(text: str) -> None:
+        raise ValueError(text)
+
+    began = time.time()
+    with EmbeddedWorker(stored_app):
+        for text in ("one", "poison", "two"):
+            say.delay(text)
+        letters = letters_in(stored_app, 3)
+    (bare,) = (letter for letter in letters if letter.detail.startswith("could not be stored whole"))
+    assert json.loads(bare.body)[0] == ["poison"]
+    assert (bare.replays, bare.due_at, bare.state) == (0, None, "dead")
+    assert began <= bare.died_at <= time.time()
+
+
+def test_a_database_that_can_be_read_and_not_written_is_said_once(
+    new_app: NewApp,
+    outcomes: Outcomes,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("liap_tasks.dead_letter_store.outage.FIRST_PAUSE", 0.01)
+    app = new_app(dlq_store_url=f"sqlite:///{tmp_path}/letters.sqlite3", dlq_max_retries=0)
+    whole = app.dead_letter_store.record
+    failures = iter(range(3))
+
+    def fail_when_full(letters: Any) -> int:
+        if next(failures, None) is not None:
+            raise sa.exc.OperationalError("INSERT", {}, Exception("database or disk is full"))
+        return whole(letters)
+
+    monkeypatch.setattr(app.dead_letter_store, "record", fail_when_full)
+
+    @app.task(shared=False, name="tests.dies", retry_policy=NEVER)
+    def dies() -> None:
+        raise ValueError
+
+    with caplog.at_level(logging.WARNING, "liap_tasks.dead_letter_store"), EmbeddedWorker(app):
+        dies.delay()
+        assert len(letters_in(app, 1)) == 1
+        wait_for(lambda: "the dead-letter store is back" in caplog.text)
+    said = [record.message for record in caplog.records if "the dead-letter store" in record.message]
+    assert len(said) == 2
+    assert "database or disk is full" in said[0]
 
 
 def test_while_the_database_is_away_letters_wait_in_their_queue_and_it_is_said_once(
