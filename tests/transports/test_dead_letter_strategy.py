@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import pytest
 
 from tests.transports.virtual_broker import VirtualBroker
+from transports.engine import Message
+from transports.wire.carried import CarriedMessage
+from transports.wire.content import pack_content
 
 REJECTING = {"max_length": 1, "overflow": "reject-publish"}
 
@@ -164,3 +168,54 @@ def test_a_queue_without_an_exchange_makes_no_letters() -> None:
     broker.clock.advance(1)
 
     assert (broker.numbers("q").expired, broker.numbers("q").dead_lettered) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("properties", "headers"),
+    [
+        ({}, {"x-death": [{"queue": "q", "reason": "expired", "count": 2**64 - 1}]}),
+        ({"priority": "high"}, {}),
+        ({"expiration": 5}, {}),
+        ({}, {"x-delay": "long"}),
+    ],
+)
+def test_a_letter_whose_block_says_what_no_broker_wrote_arrives(
+    properties: dict[str, Any], headers: dict[str, Any]
+) -> None:
+    broker = VirtualBroker()
+    source(broker, "at-most-once")
+    broker.declare("letters")
+    broker.engine.publish(CarriedMessage(b"odd", pack_content(properties, headers), "", "q", priority=3))
+    broker.publish("q", b"plain")
+
+    broker.clock.advance(1)
+
+    assert broker.bodies("letters") == [b"odd", b"plain"]
+
+
+@pytest.mark.parametrize("strategy", ["at-most-once", "at-least-once"])
+def test_a_letter_that_the_broker_fails_at_stays_and_disturbs_nobody(
+    strategy: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = VirtualBroker()
+    source(broker, strategy)
+    broker.declare("letters")
+    whole = Message.redirected
+
+    def broken(self: Message, *arguments: Any) -> Message:
+        if self.body == b"break":
+            raise RuntimeError("a defect")
+        return whole(self, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Message, "redirected", broken)
+        for body in (b"1", b"break", b"2"):
+            broker.publish("q", body)
+        broker.clock.advance(10)
+
+        assert broker.bodies("letters") == [b"1", b"2"]
+        assert broker.numbers("q").dead_letter_pending == 1
+        assert caplog.text.count("the broker failed at a dead letter of queue 'q' (expired)") == 1
+
+    broker.clock.advance(1)
+    assert broker.bodies("letters") == [b"1", b"2", b"break"]

@@ -4,6 +4,8 @@ RabbitMQ docs, Dead Letter Exchanges: a dead-lettered message is published again
 with the queue's dead-letter routing key, or its own. Its history is in the header ``x-death``: an array of tables,
 newest first, one per (queue, reason), whose ``count`` grows when the same thing happens again. The first death is also
 written in ``x-first-death-reason``, ``-queue`` and ``-exchange`` and never changes.
+
+A publisher can write anything there: what is malformed is replaced, and the letter is made in any case.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from transports.engine.groups import CONTINUES_HEADER
 from transports.engine.message import Message
 
 __all__ = ["Reason", "Stranded", "dead_letter_of", "ends_in_cycle"]
+
+MAX_COUNT = 2**63 - 1  # the largest integer of an AMQP table
 
 Reason = Literal["rejected", "expired", "maxlen", "delivery_limit"]
 
@@ -47,13 +51,17 @@ def dead_letter_of(
     """
     properties = dict(message.properties)
     expiration = properties.pop("expiration", None)
+    if "priority" in properties:
+        properties["priority"] = message.priority  # what is carried unread can say anything here
     headers = dict(message.headers) if message.headers else {}
     headers.pop(CONTINUES_HEADER, None)  # its group goes on without it
+    headers.pop("x-delay", None)  # has passed
     deaths = _deaths(headers)
     same = next((death for death in deaths if death.get("queue") == queue and death.get("reason") == reason), None)
     if same is not None:
-        before = same.get("count")  # a publisher may have written anything
-        newest = {**same, "count": before + 1 if isinstance(before, int) else 1}
+        before = same.get("count")
+        counted = before if type(before) is int and before > 0 else 0
+        newest = {**same, "count": min(counted + 1, MAX_COUNT)}
     else:
         newest = {
             "count": 1,

@@ -2,7 +2,9 @@
 
 A publish is all or nothing towards a queue that makes its publishers wait (nothing is enqueued anywhere until there is
 room), and tells about every queue that refused. Dead letters are routed when the operation that caused them is done, so
-no queue changes while another is in the middle of a change.
+no queue changes while another is in the middle of a change. A letter that cannot be routed because of a defect stays
+with its queue and is tried again, whatever the queue's strategy: its message has left the queue, and the operation that
+is being done may be somebody else's.
 """
 
 from __future__ import annotations
@@ -111,7 +113,14 @@ class Publishing(Topology):
         dead = self._dead
         while dead:
             queue, message, reason, kept = dead.popleft()
-            refused_by = self._route_dead_letter(queue, message, reason, None if kept is None else kept.target)
+            try:
+                refused_by = self._route_dead_letter(queue, message, reason, None if kept is None else kept.target)
+            except Exception:
+                if kept is None:  # once, and not at every try
+                    logger.exception("the broker failed at a dead letter of queue %r (%s)", queue.name, reason)
+                if not queue.deleted:
+                    queue.strand(kept or Stranded(message, reason, None))
+                continue
             keeps = queue.arguments.dead_letter_strategy == "at-least-once" and not queue.deleted
             if kept is not None:
                 if keeps and refused_by == [kept.target]:

@@ -7,6 +7,7 @@ headers or properties. That saves the broker two decodings a message and, in mem
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from transports.engine.message import Message
@@ -78,10 +79,17 @@ class CarriedMessage(Message):
     def redirected(
         self, exchange: str, routing_key: str, headers: dict[str, Any], properties: dict[str, Any]
     ) -> CarriedMessage:
-        """Return the same body addressed elsewhere, with other headers."""
+        """Return the same body addressed elsewhere, with other headers.
+
+        What can be read from a block and not be written again (lists in lists beyond what packing takes) is left out.
+        """
+        try:
+            content = pack_content(properties, headers)
+        except (TypeError, ValueError):
+            content = pack_content(_writable(properties), _writable(headers))
         return CarriedMessage(
             self.body,
-            pack_content(properties, headers),
+            content,
             exchange,
             routing_key,
             priority=properties.get("priority"),
@@ -89,3 +97,12 @@ class CarriedMessage(Message):
             rules={name: headers[name] for name in RULE_HEADERS if name in headers} or None,
             persistent=self.persistent,
         )
+
+
+def _writable(table: dict[str, Any]) -> dict[str, Any]:
+    kept = {}
+    for name, value in table.items():
+        with suppress(TypeError, ValueError):
+            pack_content({name: value}, None)
+            kept[name] = value
+    return kept

@@ -104,6 +104,13 @@ def test_a_redirected_message_keeps_its_body_and_the_rules_of_its_new_headers() 
     assert letter.properties == {"priority": 5}
 
 
+def test_a_redirected_message_leaves_out_what_cannot_be_written_again() -> None:
+    letter = carried().redirected("dlx", "dead", {"id": "t", "beyond": 2**64}, {"message_id": "m", "type": 2**64})
+
+    assert letter.headers == {"id": "t"}
+    assert letter.properties == {"message_id": "m"}
+
+
 @pytest.mark.parametrize(
     "rules", [{"priority": -1}, {"priority": 256}, {"expiration": "soon"}, {"rules": {"x-delay": -5}}]
 )
