@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-__all__ = ["in_child"]
+__all__ = ["in_child", "idle_child"]
 
 
 def in_child(work: Callable[[], str]) -> str:
@@ -27,3 +28,20 @@ def in_child(work: Callable[[], str]) -> str:
     _, status = os.waitpid(child, 0)
     assert status == 0, f"the child ended with status {status} after {answer!r}"
     return answer
+
+
+@contextmanager
+def idle_child() -> Iterator[int]:
+    """Have a child made by os.fork that does nothing; it ends when the block does, or this process."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(writing)
+        os.read(reading, 1)  # until the other end is closed
+        os._exit(0)
+    os.close(reading)
+    try:
+        yield child
+    finally:
+        os.close(writing)
+        os.waitpid(child, 0)

@@ -8,7 +8,6 @@ it knows that a broker serves there, and which.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import socket
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 from transports.broker.server import BrokerServer
 from transports.engine.errors import InvalidArgument
 from transports.wire.address import TcpAddress, UnixAddress
+from transports.wire.lock_file import LockFile
 from transports.wire.places import default_socket, private_directory
 
 __all__ = ["AlreadyServedError", "SocketLock", "listen_on_tcp", "listen_on_unix", "prepare_directory"]
@@ -41,20 +41,16 @@ class SocketLock:
 
     def __init__(self, path: str) -> None:
         """Take the lock and write this process's number into it; raises AlreadyServedError."""
-        self._file = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            holder = os.read(self._file, 32).strip()
-            os.close(self._file)
-            raise AlreadyServedError(path, int(holder) if holder.isdigit() else None) from None
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, str(os.getpid()).encode(), 0)
+        self._file = LockFile(f"{path}.lock")
+        if not self._file.take():
+            holder = self._file.holder()
+            self._file.release()
+            raise AlreadyServedError(path, holder)
+        self._file.sign()
 
     def release(self) -> None:
         """Let another broker serve the path."""
-        os.ftruncate(self._file, 0)
-        os.close(self._file)
+        self._file.release()
 
 
 async def listen_on_unix(server: BrokerServer, address: UnixAddress) -> asyncio.Server:

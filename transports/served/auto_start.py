@@ -7,7 +7,6 @@ as long as it lives, so that whatever happens here there is one broker on one so
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import subprocess
@@ -20,6 +19,7 @@ from pathlib import Path
 from transports.engine.errors import EngineError
 from transports.errors import BrokerUnavailableError, from_engine
 from transports.wire.address import UnixAddress
+from transports.wire.lock_file import LockFile
 from transports.wire.places import default_journal, default_log, private_directory
 from transports.wire.program import ALREADY_SERVED
 
@@ -51,23 +51,19 @@ def start_broker(address: UnixAddress, deadline: float) -> None:
 @contextmanager
 def _alone(path: str, deadline: float) -> Iterator[bool]:
     """Hold a lock file; give False when another process held it meanwhile, and so has started the broker."""
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = LockFile(path)
     waited, log = False, default_log()
     try:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                waited = True
-                if time.monotonic() >= deadline:
-                    raise BrokerUnavailableError(
-                        f"another process has been starting a broker for too long (it holds {path}); see {log}"
-                    ) from None
-                time.sleep(LOCK_POLL)
+        while not lock.take():
+            waited = True
+            if time.monotonic() >= deadline:
+                raise BrokerUnavailableError(
+                    f"another process has been starting a broker for too long (it holds {path}); see {log}"
+                )
+            time.sleep(LOCK_POLL)
         yield not waited
     finally:
-        os.close(file)
+        lock.release()
 
 
 def _start(address: UnixAddress, deadline: float) -> None:

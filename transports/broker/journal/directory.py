@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import time
 from pathlib import Path
 
 from transports.broker.journal.errors import JournalError, JournalLocked
+from transports.wire.lock_file import LockFile
 
 __all__ = ["JournalDirectory", "sync_directory"]
 
@@ -18,7 +18,7 @@ NAME = re.compile(r"(\d{10})\.log")
 class JournalDirectory:
     """A directory held by this process.
 
-    The lock is the system's (flock on the file ``lock``): it ends with the process, however it ends.
+    The lock is the system's (the file ``lock``): it ends with the process, however it ends.
     """
 
     def __init__(self, path: Path) -> None:
@@ -26,21 +26,18 @@ class JournalDirectory:
         self.path = path
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._lock = LockFile(path / "lock")
         except OSError as error:
             raise JournalError.of("cannot open the journal", path, error) from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pid = os.read(self._lock, 20)
-            os.close(self._lock)
-            raise JournalLocked(path, int(pid) if pid.strip().isdigit() else 0) from None
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, b"%d\n" % os.getpid(), 0)
+        if not self._lock.take():
+            pid = self._lock.holder()
+            self._lock.release()
+            raise JournalLocked(path, pid or 0)
+        self._lock.sign()
 
     def unlock(self) -> None:
         """Let another process have it."""
-        os.close(self._lock)
+        self._lock.release()
 
     def file(self, number: int) -> Path:
         """Return the path of a file of the journal."""
