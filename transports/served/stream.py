@@ -9,6 +9,8 @@ A writer whose bytes do not fit reads while it waits: two sides that both only w
 
 A connection that is lost is shut down at once, which wakes whoever polls it, and its socket is closed by the last
 thread that uses it: a number that is free again might be another file's by the time a thread polls it.
+
+A forked child has the socket closed from its beginning: the connection is its parent's, and ends with it.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from time import monotonic, perf_counter
 from typing import Any
 
 from transports.wire.frames import DEFAULT_FRAME_MAX, FrameReader
+from transports.wire.inherited import close_in_children
 
 __all__ = ["ConnectionLost", "FrameStream"]
 
@@ -73,6 +76,7 @@ class FrameStream:
         self._lost: str | None = None
         self._closed = False
         weakref.finalize(self, sock.close).atexit = False  # dropped without being closed, it closes itself
+        close_in_children(self)  # or the broker would think us there for as long as a child lives
 
     def fileno(self) -> int:
         """Return the socket's file descriptor."""
@@ -307,16 +311,20 @@ class FrameStream:
         return ConnectionLost(self._lost)
 
     def close(self, reason: str = "this connection is closed") -> None:
-        """End the connection. In a forked child only its own copy of the socket is closed."""
+        """End the connection; in a forked child there is none."""
         if os.getpid() != self._pid:
             self._lost = self._lost or reason
-            self._socket.close()
+            self.close_copy()
             return
         self._lose(reason)
         self._closed = True
         with self._changed:
             self._changed.notify_all()
         self._close_if_free()
+
+    def close_copy(self) -> None:
+        """Close this process's socket without a word to the broker. Called in each forked child, when it begins."""
+        self._socket.close()
 
     def _close_if_free(self) -> None:
         """Close the socket of a closed stream, unless a thread is using it: that one will."""

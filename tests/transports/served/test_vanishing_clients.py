@@ -73,6 +73,34 @@ def test_a_killed_client_has_its_thousand_messages_back_in_the_queue(connect: Co
     assert channel.basic_get("q").delivery_info["redelivered"]
 
 
+FORKING = """
+import os, sys
+from kombu import Connection
+import transports
+
+connection = Connection(sys.argv[1])
+channel = connection.channel()
+message = channel.basic_get("q")
+assert message
+if os.fork():
+    channel.queue_stats("q")  # the connection is still ours
+    print("forked", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_killed_client_is_gone_while_a_child_lives_that_it_has_forked(connect: Connect, served: BrokerThread) -> None:
+    channel = connect().channel()
+    declare(channel, "q")
+    fill(channel, 1)
+    with ClientProcess(FORKING, f"liap-broker://{served.address}") as client:
+        client.says("forked")
+        assert numbers(channel) == (0, 1)
+
+        client.send_signal(signal.SIGKILL)
+        eventually(lambda: numbers(channel), (1, 0))
+
+
 @pytest.fixture
 def on_tcp(tmp_path: Path) -> Iterator[BrokerThread]:
     with BrokerThread(str(tmp_path / "b.sock"), tcp=TcpAddress("127.0.0.1", 0), token="a secret of the test") as broker:
