@@ -16,8 +16,10 @@ their lives; the others, and those of messages with a deadline, wait for somebod
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from weakref import WeakMethod
 
@@ -32,6 +34,7 @@ from liap_tasks.messaging.queues import MessageQueue
 from liap_tasks.messaging.sending import RETRY_AFTER, Outgoing, refuse_delay, send
 from liap_tasks.metadata import Attempt
 from liap_tasks.policies import DeadLetterPolicy, DeadLetterReason
+from liap_tasks.policies.durations import Duration, in_seconds
 from liap_tasks.settings import Settings
 from liap_tasks.time_source import Cancellable, call_after
 from transports import QueueFullError
@@ -217,12 +220,28 @@ class RetryableDeadLetterQueue(DeadLetterQueue):
         """Return up to ``limit`` letters, oldest first, with ``retry_at`` of those that are retried by themselves."""
         entries = await super().inspect(limit, reason)
         for queue in self._queues():
-            for due, received in await self._scheduled(queue):
-                message, record = _as_it_died(received)
-                received.headers = {**message.headers, **message.metadata.as_headers(), HEADER: record}
-                entries.append(self._entry(received, retry_at=due))
-        entries = [entry for entry in entries if reason in (None, entry.reason)]
+            entries += [entry for entry in await self._waiting_entries(queue) if reason in (None, entry.reason)]
         return sorted(entries, key=lambda entry: entry.died_at)[:limit]
+
+    async def _waiting_entries(self, queue: MessageQueue) -> list[DeadLetterEntry]:
+        """Return this queue's letters that wait in ``queue``."""
+        entries = []
+        for due, received in await self._scheduled(queue):
+            message, record = _as_it_died(received)
+            received.headers = {**message.headers, **message.metadata.as_headers(), HEADER: record}
+            entries.append(self._entry(received, retry_at=due))
+        return entries
+
+    async def purge(self, older_than: Duration | None = None, reason: DeadLetterReason | str | None = None) -> int:
+        """Drop letters for good, also those that wait for their retry; see :meth:`DeadLetterQueue.purge`."""
+        before = math.inf if older_than is None else self.link.clock.time() - in_seconds("older_than", older_than)
+        dropped = 0
+        for queue in self._queues():
+            for entry in await self._waiting_entries(queue):
+                if entry.died_at < before and reason in (None, entry.reason):
+                    dropped += await queue.link.run(partial(_cancel_delayed, queue.name, entry.message_id))
+        self._counts["purged"] += dropped
+        return dropped + await super().purge(older_than, reason)
 
     def _entry(self, received: Any, retry_at: float | None = None) -> DeadLetterEntry:
         refused = self._refused.get(str(identity_of(received)))
@@ -261,6 +280,10 @@ def _call(method: WeakMethod[Any], *args: Any) -> None:
     bound = method()
     if bound is not None:
         bound(*args)
+
+
+def _cancel_delayed(queue: str, message_id: str, channel: Any) -> int:
+    return int(channel.cancel_delayed(queue, message_id))
 
 
 def _as_it_died(received: Any) -> tuple[Message, dict[str, Any]]:

@@ -359,6 +359,22 @@ async def test_clearing_the_queue_leaves_the_letters_that_wait_there_for_their_r
     assert (message.payload, await queue.size(), await dlq.size()) == ("m", 0, 0)
 
 
+async def test_letters_that_wait_for_their_retry_are_purged_too(clock: VirtualClock) -> None:
+    queue = InMemoryQueue("q")
+    dlq = retryable(queue)
+    await dlq.add(await taken_from(queue, "old"), TRANSIENT)
+    clock.advance(10)
+    await dlq.add(await taken_from(queue, "new"), TRANSIENT)
+    await dlq.add(await taken_from(queue, "of another reason"), DeadLetterReason.TIMED_OUT)
+
+    assert await dlq.purge(older_than=5) == 1
+    assert await all_payloads(dlq) == ["new", "of another reason"]
+    assert await dlq.purge(reason=DeadLetterReason.TIMED_OUT) == 1
+    assert await all_payloads(dlq) == ["new"]
+    assert await dlq.purge() == 1
+    assert (await dlq.size(), dlq.get_stats()["purged"]) == (0, 3)
+
+
 async def test_with_one_queue_registered_letters_of_unknown_origin_go_there(clock: VirtualClock) -> None:
     queue = InMemoryQueue("q")
     dlq = retryable(queue)
