@@ -29,7 +29,8 @@ from typing import Any
 from billiard.einfo import ExceptionInfo
 from celery.concurrency.base import BasePool, apply_target
 from celery.concurrency.solo import TaskPool as CelerySoloPool
-from celery.exceptions import Reject
+from celery.exceptions import Reject, WorkerTerminate
+from celery.platforms import EX_FAILURE
 from celery.utils.log import get_logger
 
 from liap_tasks.giving_up import CURRENT, Endurance
@@ -295,6 +296,13 @@ class SoloPool(CelerySoloPool):
     def on_stop(self) -> None:
         """Tell what has not been told."""
         self._teller.close()
+
+    def terminate_job(self, pid: int, signal: int | None = None) -> None:
+        """Leave the running task: a cold shutdown asks for it, in a handler of signals that is called in its midst.
+
+        Celery's pool cannot, and the task failed with that.
+        """
+        raise WorkerTerminate(EX_FAILURE)
 
     def _count(self, job: _Job, thread_id: int) -> None:
         self._stuck += 1

@@ -54,6 +54,20 @@ def test_a_call_whose_child_process_is_killed_is_run_again(world: World, workers
     (world.notes / "go").unlink()
 
 
+def test_a_cold_shutdown_of_the_solo_pool_gives_its_task_back(world: World, workers: list[LocalProcess]) -> None:
+    worker = world.worker("-P", "solo")
+    workers.append(worker)
+    world.app.tasks["served.waits"].delay(str(world.notes), "solo")
+    began_in(world, "solo")
+
+    worker.kill("SIGQUIT")
+
+    world.end_of(worker)
+    assert world.left() == (1, 0)
+    assert len(world.noted("solo")) == 1
+    assert world.numbers("dead_letters")["ready"] == 0
+
+
 def test_what_a_killed_worker_held_is_done_by_another(world: World, workers: list[LocalProcess]) -> None:
     workers.append(world.worker("-P", "prefork", "-c", "2"))
     keys = [f"held-{number}" for number in range(60)]
