@@ -9,6 +9,8 @@ result, ``on_failure``, error callbacks and the ``task_failure`` signal are Cele
 
 from __future__ import annotations
 
+import sys
+import threading
 import traceback
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -16,13 +18,15 @@ from random import Random
 from types import CodeType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded, TaskPredicate
+from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded, TaskPredicate, WorkerShutdown, WorkerTerminate
 from celery.utils.log import get_logger
+from greenlet import GreenletExit
+from kombu.utils.encoding import safe_repr
 from pydantic import ValidationError
 
 from liap_tasks import dead_letters
 from liap_tasks.coroutines.running import beside_loop, in_prefork_child, pause, run_coroutine
-from liap_tasks.errors import DeadLetterError
+from liap_tasks.errors import AttemptAbortedError, DeadLetterError
 from liap_tasks.giving_up import may_end
 from liap_tasks.handlers import message_of
 from liap_tasks.metadata import Attempt, deadline_in, text_of
@@ -36,7 +40,7 @@ from liap_tasks.unique.running import UniqueAttempt, Wait
 if TYPE_CHECKING:
     from liap_tasks.task import LiapTask
 
-__all__ = ["back_to_its_queue", "bury", "note_attempt", "run_attempt"]
+__all__ = ["back_to_its_queue", "bury", "ends_more_than_attempt", "note_attempt", "run_attempt", "to_be_told"]
 
 logger = get_logger("liap_tasks.attempt")
 _rng = Random()
@@ -60,7 +64,8 @@ def run_attempt(
     settle: called with the task instead, without a limit on its time: what the attempt amounts to is known already.
 
     When the message is done for the task's fallback answers if it has one. Else it is put among the dead letters and
-    what the function raised goes on. Or Celery's own ``Retry``, ``Ignore`` or ``Reject`` is raised.
+    what the function raised goes on, as an AttemptAbortedError if it is no ``Exception``. Or Celery's own ``Retry``,
+    ``Ignore`` or ``Reject`` is raised.
     """
     if task.unique is None:
         return _run_attempt(task, args, kwargs, settle, None)
@@ -91,16 +96,47 @@ def _run_attempt(
         _check_that_it_counts(task)
     except TaskPredicate:  # Celery's own control flow: Retry, Ignore, Reject
         raise
-    except Exception as error:
+    except BaseException as error:
+        if ends_more_than_attempt(error) or (request.is_eager and not isinstance(error, Exception)):
+            raise
         _check_that_it_counts(task)
         verdict = end_attempt(task, error)
         if verdict is None or not answered_by_fallback(task, verdict):
-            raise
+            told = to_be_told(error)
+            if told is error:
+                raise
+            raise told from error
         answer = _fall_back(task, verdict, error, args, kwargs)
     finally:
         request.liap_running = False
     request.liap_answered = True
     return answer
+
+
+def ends_more_than_attempt(error: BaseException) -> bool:
+    """Tell whether an error means more than the attempt in which it is raised: its process or its greenlet is to end.
+
+    ``sys.exit()`` in a task ends a process of the prefork pool; elsewhere there is only the attempt that it can end.
+    """
+    if isinstance(error, Exception):
+        return False
+    if isinstance(error, SystemExit | KeyboardInterrupt) and in_prefork_child():
+        return True
+    if isinstance(
+        error, WorkerShutdown | WorkerTerminate
+    ):  # from a handler of signals, while the solo pool runs a task
+        return threading.current_thread() is threading.main_thread()
+    gevent: Any = sys.modules.get("gevent")
+    return isinstance(error, GreenletExit) or (gevent is not None and isinstance(error, gevent.Timeout))
+
+
+def to_be_told(error: BaseException) -> Exception:
+    """Return what Celery is told of an attempt that ended with ``error``."""
+    if isinstance(error, Exception):
+        return error
+    told = AttemptAbortedError(safe_repr(error))
+    told.__dict__.update(error.__dict__)
+    return told
 
 
 def _filter(task: LiapTask, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -176,7 +212,7 @@ def _time_limit(task: LiapTask, request: Any) -> float | None:
     return (asked[1] if asked and asked[1] else None) or task.soft_time_limit
 
 
-def end_attempt(task: LiapTask, error: Exception) -> DeadLetter | None:
+def end_attempt(task: LiapTask, error: BaseException) -> DeadLetter | None:
     """Carry out the policy's decision: raise Celery's Retry, or put the message among the dead letters.
 
     Returns the verdict; the message of a task that can still answer by its fallback is not put there. None: the task
@@ -185,23 +221,24 @@ def end_attempt(task: LiapTask, error: Exception) -> DeadLetter | None:
     if getattr(task.request, "liap_retried", False):
         return None
     decision = decide(task, error)
+    note_attempt(task, error)
     if isinstance(decision, Retry):
+        told, delay = to_be_told(error), decision.delay
         try:
             # max_retries: the policy has decided already.
-            raise beside_loop(task, partial(task.retry, exc=error, countdown=decision.delay, max_retries=task.attempt))
+            raise beside_loop(task, partial(task.retry, exc=told, countdown=delay, max_retries=task.attempt))
         except TaskPredicate:
             raise
         except Exception:
             decision = decide(task, error)  # a retry that can never be published leaves its verdict
             if isinstance(decision, Retry):
                 raise
-    note_attempt(task, error)
     if not answered_by_fallback(task, decision):
         bury(task, decision, error)
     return decision
 
 
-def bury(task: LiapTask, decision: DeadLetter, error: Exception) -> None:
+def bury(task: LiapTask, decision: DeadLetter, error: BaseException) -> None:
     """Put the message among the dead letters if the task's policy wants that; else it goes back to its queue."""
     if task.app.dead_letter_policy_of(task.name).enabled:
         marked_as_dead_letter(error)
@@ -227,21 +264,23 @@ def answered_by_fallback(task: LiapTask, verdict: DeadLetter) -> bool:
 
 
 def _fall_back(
-    task: LiapTask, verdict: DeadLetter, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]
+    task: LiapTask, verdict: DeadLetter, error: BaseException, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     """Return the fallback's answer; a fallback that fails leaves a dead letter as if there were none."""
     try:
         answer = task.fallback(*args, **kwargs)  # type: ignore[misc]  # asked for only where there is one
         if isinstance(answer, Awaitable):
             answer = run_coroutine(task, answer, None)
-    except Exception as failure:
+    except BaseException as failure:
+        if ends_more_than_attempt(failure):
+            raise
         bury(task, verdict, error)
-        raise error from failure
+        raise to_be_told(error) from failure
     logger.warning("task %s[%s] is answered by its fallback: %s (%r)", task.name, task.request.id, verdict, error)
     return answer
 
 
-def decide(task: LiapTask, error: Exception) -> Retry | DeadLetter:
+def decide(task: LiapTask, error: BaseException) -> Retry | DeadLetter:
     """Return what becomes of the running attempt's message after ``error``."""
     verdict: DeadLetter | None = getattr(task.request, "liap_verdict", None)
     if verdict is not None:
@@ -282,7 +321,7 @@ def back_to_its_queue(reason: Any) -> Reject:
     return Reject(reason, requeue=True)
 
 
-def _never_began(task: LiapTask, error: Exception) -> bool:
+def _never_began(task: LiapTask, error: BaseException) -> bool:
     """Tell whether ``error`` arose before the task's own code ran: the call or a model refused the arguments."""
     function: Any = task.run
     while hasattr(function, "__wrapped__"):

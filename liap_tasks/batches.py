@@ -34,7 +34,7 @@ from celery.app.task import Context
 from celery.exceptions import Reject, SoftTimeLimitExceeded
 from pydantic import BaseModel, ValidationError
 
-from liap_tasks.attempt import run_attempt
+from liap_tasks.attempt import ends_more_than_attempt, run_attempt
 from liap_tasks.coroutines.running import in_prefork_child, run_coroutine
 from liap_tasks.giving_up import may_end
 from liap_tasks.metadata import MessageMetadata
@@ -87,7 +87,7 @@ class BatchItem:
         """Let the item come again in ``delay`` seconds; default: what the task's retry policy says."""
         self._outcome = lambda task: task.retry(countdown=delay)
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: BaseException) -> None:
         """End the item with an error: the task's policies say what becomes of it."""
 
         def raise_error(_: BatchTask) -> Any:
@@ -169,8 +169,10 @@ class BatchTask(LiapTask):
             returned = self._run_in_time(fitting)
             if returned is not None:
                 self._take_results(fitting, returned)
-        except Exception as error:  # noqa: BLE001 - it is each item's error
-            for item in fitting:
+        except BaseException as error:
+            if ends_more_than_attempt(error):
+                raise
+            for item in fitting:  # it is each item's error
                 if item.undecided:
                     item.fail(error)
         for item in fitting:

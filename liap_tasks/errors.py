@@ -2,6 +2,7 @@
 
     LiapError
      +- AnswerTimeoutError(task_id, timeout)      also a builtin TimeoutError
+     +- AttemptAbortedError(raised)               it ended with SystemExit or another that is no Exception
      +- ConfigurationError(variable, value, allowed)
      +- CoroutineCancelledError(name)             its own code cancelled it
      +- DeadLetterEditError(letter_id, reason)    a stored dead letter cannot be changed like that
@@ -27,6 +28,7 @@ from typing import Any
 
 __all__ = [
     "AnswerTimeoutError",
+    "AttemptAbortedError",
     "ConfigurationError",
     "CoroutineCancelledError",
     "DeadLetterEditError",
@@ -58,6 +60,20 @@ class AnswerTimeoutError(LiapError, TimeoutError):
 
     def __str__(self) -> str:
         return f"call {self.task_id} was not answered within {self.timeout:g} s; is a worker consuming its queue?"
+
+
+class AttemptAbortedError(LiapError):
+    """An attempt ended with what is no ``Exception``: SystemExit, GeneratorExit, CancelledError. Attribute: ``raised``.
+
+    raised: its representation. Why not that error itself: Celery would take it for the end of the worker.
+    """
+
+    def __init__(self, raised: str) -> None:
+        super().__init__(raised)
+        self.raised = raised
+
+    def __str__(self) -> str:
+        return f"the attempt ended with {self.raised}"
 
 
 class ConfigurationError(LiapError):

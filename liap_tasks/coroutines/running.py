@@ -139,7 +139,8 @@ class _OwnLoop:
         coroutine.arm(task, self._deadlines, loop.stop)
         try:
             with _celerys_limit(coroutine, task):
-                loop.run_forever()
+                while not (task.done() or coroutine.abandoned):  # a SystemExit has left its stop to the next run
+                    loop.run_forever()
             if coroutine.abandoned:
                 task.cancel()
                 coroutine.close()
@@ -149,6 +150,8 @@ class _OwnLoop:
             if not task.done():  # the loop itself was interrupted; nobody will step this task again
                 task.remove_done_callback(_stop_loop)
                 task.cancel()
+            elif not task.cancelled():
+                task.exception()  # it is known: asyncio need not say that nobody asked for it
             verdict = coroutine.verdict(error)
             if verdict is error:
                 raise

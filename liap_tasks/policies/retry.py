@@ -36,7 +36,8 @@ class RetryPolicy:
     below a second too. multiplier: growth per retry, >= 1. max_delay: cap of every delay. jitter: choose each delay at
     random between 0 and the computed one ("full jitter"), so that tasks that failed together do not come back together.
     exponential: False keeps every delay at initial_delay.
-    retry_on: only these errors are retried. give_up_on: these never are, even if they are in retry_on.
+    retry_on: only these errors are retried; Exception stands for every error, for SystemExit and its like too.
+    give_up_on: these never are, even if they are in retry_on.
 
     Worked example: initial_delay 1, multiplier 2, jitter off: attempts 1, 2, 3 -> 1, 2, 4 s.
     Raises ValueError naming the field for a value out of bounds.
@@ -65,7 +66,7 @@ class RetryPolicy:
         """Return what to do after ``attempt`` (1 is the first) has failed with ``error``."""
         if isinstance(error, DeadLetter):
             return error
-        if isinstance(error, self.give_up_on) or not isinstance(error, self.retry_on):
+        if isinstance(error, self.give_up_on) or not (isinstance(error, self.retry_on) or Exception in self.retry_on):
             return DeadLetter(DeadLetterReason.PROCESSING_FAILED, "an error of this kind is not retried")
         if attempt > self.max_retries:
             return DeadLetter(DeadLetterReason.RETRIES_EXHAUSTED, f"failed on attempt {attempt} of {attempt}")

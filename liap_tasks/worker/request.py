@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from billiard.einfo import ExceptionWithTraceback  # type: ignore[attr-defined]  # not in the stubs
+from billiard.einfo import ExceptionInfo, ExceptionWithTraceback  # type: ignore[attr-defined]  # not in the stubs
 from celery.app.task import Context
 from celery.exceptions import InvalidTaskError, Retry, TimeLimitExceeded, WorkerLostError
 from celery.worker import state
@@ -89,6 +89,8 @@ class LiapRequest(Request):
         if report is not None:
 
             def on_success(self: Any, failed__retval__runtime: Any, **options: Any) -> Any:
+                if isinstance(failed__retval__runtime, ExceptionInfo):  # what ended the pool's job, not the task
+                    return self.on_failure(failed__retval__runtime)
                 statistics = self._statistics()
                 if statistics is not None and not failed__retval__runtime[0]:
                     statistics.succeeded(self.name, self.attempt)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,6 +22,14 @@ def note(folder: str, key: str, event: str) -> None:
     with (Path(folder) / key).open("ab", buffering=0) as file:
         file.write(f"{event}\n".encode())
     print(f"{key}: {event}.", flush=True)
+
+
+UNUSUAL: dict[str, Callable[[str], BaseException]] = {
+    "SystemExit": SystemExit,
+    "KeyboardInterrupt": KeyboardInterrupt,
+    "GeneratorExit": GeneratorExit,
+    "CancelledError": asyncio.CancelledError,
+}
 
 
 @shared_task(name="served.add", ignore_result=False)
@@ -64,3 +74,10 @@ def in_order(folder: str, key: str, number: int) -> None:
 def fails(self: Any, folder: str, key: str) -> NoReturn:
     note(folder, key, f"attempt {self.attempt}")
     raise LookupError(key)
+
+
+@shared_task(bind=True, name="served.raises", retry_policy=TWICE)
+def raises(self: Any, folder: str, key: str, error: str) -> NoReturn:
+    """End with one of the errors that are unlike others."""
+    note(folder, key, f"attempt {self.attempt}")
+    raise UNUSUAL[error](key)

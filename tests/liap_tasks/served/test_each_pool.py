@@ -12,6 +12,7 @@ import pytest
 from liap_tasks import DeadLetterReason
 from liap_tasks.dead_letter_store import LetterFilter
 from liap_tasks.testing.nodes.process import LocalProcess
+from tests.liap_tasks.served.tasks import UNUSUAL
 from tests.liap_tasks.served.world import DEADLINE, World, until
 
 ASYNCIO = {"CELERY_CUSTOM_WORKER_POOL": "liap_tasks.pools.asyncio:TaskPool"}
@@ -68,6 +69,26 @@ def test_a_failing_call_is_retried_within_a_second_and_kept(world: World, kind: 
     first, second = letter.attempts
     assert second["at"] - first["at"] < 1  # the policy says 50 ms
     assert world.noted(key) == ["attempt 1", "attempt 2"]
+
+
+@pytest.mark.parametrize("error", UNUSUAL)
+def test_an_attempt_that_ends_with_an_unusual_error_has_failed_as_any_other(
+    world: World, kind: Kind, error: str
+) -> None:
+    key = f"{error}-{kind.name}"
+
+    sent = world.app.tasks["served.raises"].delay(str(world.notes), key, error)
+
+    which = LetterFilter(error=key)
+    until(lambda: world.app.dead_letter_store.list(which), "the dead letter was not recorded")
+    (letter,) = world.app.dead_letter_store.list(which)
+    assert letter.task_id == sent.id
+    lost = kind.name == "prefork" and error in ("SystemExit", "KeyboardInterrupt")
+    reason = DeadLetterReason.WORKER_LOST if lost else DeadLetterReason.RETRIES_EXHAUSTED
+    assert (letter.reason, letter.exception) == (reason, "WorkerLostError" if lost else error)
+    assert world.noted(key) == ["attempt 1", "attempt 2"]
+    until(lambda: world.left() == (0, 0), "a message was not acknowledged")
+    assert world.app.tasks["served.add"].delay(1, 1).get(timeout=DEADLINE) == 2
 
 
 def test_calls_of_one_key_run_in_order_one_at_a_time(world: World, kind: Kind) -> None:
