@@ -13,7 +13,7 @@ Where the message cannot be told (Celery fails before it makes one: no chords on
 of the task that has ended, and says that its work was done.
 
 The same holds for what a task's own ``on_success`` or ``on_failure`` publishes: Celery only logs their errors. Left
-out: tasks that run eagerly, whose caller is told.
+out: tasks that run eagerly, whose caller is told; a delay that the call was to have (its replay goes out at once).
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ def test_a_moment_without_a_time_zone_is_utc(archive: GameArchive) -> None:
     then = datetime(2026, 1, 1, 12)
     early, late = (
         GameEvent(event_type=GameEventType.STATE_CHANGED, game_id="g1", sequence=number, timestamp=moment)
-        for number, moment in enumerate([datetime(2026, 1, 1, 11, 59, tzinfo=UTC), then.replace(tzinfo=UTC)])
+        for number, moment in enumerate([datetime(2026, 1, 1, 11, 59, tzinfo=UTC), then.replace(tzinfo=UTC)], 1)
     )
     archive.store_events([early, late])
     assert archive.events_of_game("g1", since=then) == [late]
