@@ -56,7 +56,10 @@ class GameTaskProcessor:
 
         An async one runs in the worker's event loop, which is not that of the program; a plain one in a thread.
         options: of ``app.task``: retry_policy, timeout and the others. Also possible while the processor runs.
+        Raises ValueError for a type that has a handler already.
         """
+        if task_type in self._tasks:
+            raise ValueError(f"tasks of type {task_type!r} have a handler already: give these a type of their own")
         make: Any = self.app.task(name=f"{self.name}.{task_type}", shared=False, **options)
         task: LiapTask = make(_as_function(handler))
         self._tasks[task_type] = task
@@ -111,8 +114,11 @@ def _free_name(url: str) -> str:
 
 
 def _as_function(handler: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return a function that does what a method or another callable does: Celery looks at a task's parameters."""
-    if inspect.isfunction(handler):
+    """Return a function that does what a method, a lambda or another callable does.
+
+    Celery looks at a task's parameters, and writes a function of its name (celery 5.7, ``head_from_fun``).
+    """
+    if inspect.isfunction(handler) and handler.__name__.isidentifier():
         return handler
     if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None)):  # noqa: B004
 

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -52,6 +53,27 @@ async def test_async_and_plain_functions_do_tasks() -> None:
         assert await noted.next() == ("async", {"n": 1}, False)
         await processor.submit_task("plain", [2])
         assert await noted.next() == ("plain", [2], False)
+
+
+async def test_any_callable_is_a_handler() -> None:
+    noted = Noted()
+
+    class Move:
+        async def __call__(self, data: Any) -> None:
+            noted.note(("async object", data))
+
+    async def co(key: str, data: Any) -> None:
+        noted.note((key, data))
+
+    handlers: dict[str, Callable[[Any], Any]] = {
+        "lambda": lambda data: noted.note(("lambda", data)),
+        "object": Move(),
+        "partial": partial(co, "partial"),
+    }
+    async with running(1, **handlers) as processor:
+        for number, name in enumerate(handlers):
+            await processor.submit_task(name, number)
+        assert {await noted.next() for _ in handlers} == {("lambda", 0), ("async object", 1), ("partial", 2)}
 
 
 async def test_a_delayed_task_is_done_after_its_delay() -> None:
@@ -151,6 +173,13 @@ async def test_processors_of_one_name_share_the_work() -> None:
     for processor in processors:
         await processor.stop()
         processor.app.close()
+
+
+async def test_a_second_handler_of_a_type_is_refused() -> None:
+    processor = GameTaskProcessor(1)
+    processor.register_task_handler("note", print)
+    with pytest.raises(ValueError, match="type 'note' have a handler already"):
+        processor.register_task_handler("note", repr)
 
 
 async def test_a_type_that_nobody_has_registered_is_refused() -> None:
