@@ -12,7 +12,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from liap_tasks.messaging.handlers import HandlerStatistics, MessageHandler, at_least_one
+from liap_tasks.messaging.counts import at_least
+from liap_tasks.messaging.handlers import HandlerStatistics, MessageHandler
 from liap_tasks.messaging.message import Message
 from liap_tasks.policies.durations import Duration, in_seconds
 from liap_tasks.settings import load_settings
@@ -38,7 +39,7 @@ class BatchMessageHandler(MessageHandler):
     ) -> None:
         settings = load_settings()
         self.batch_func = batch_func
-        self.batch_size = at_least_one("batch_size", settings.batch_size if batch_size is None else batch_size)
+        self.batch_size = at_least(1, "batch_size", settings.batch_size if batch_size is None else batch_size)
         self.batch_timeout = in_seconds(
             "batch_timeout", settings.batch_timeout_seconds if batch_timeout is None else batch_timeout
         )

@@ -23,6 +23,7 @@ from liap_tasks.dead_letter_store.reading import LetterReader
 from liap_tasks.dead_letter_store.sending import publish_replay
 from liap_tasks.dead_letters import HEADER, death_record, look_into
 from liap_tasks.errors import DeadLetterError
+from liap_tasks.messaging.counts import at_least
 from liap_tasks.messaging.dead_letter_entry import DeadLetterEntry
 from liap_tasks.messaging.linked_queue import LinkedQueue
 from liap_tasks.messaging.message import Message, body_of, identity_of
@@ -222,7 +223,8 @@ class DeadLetterQueue(LinkedQueue):
     # -- looking in --------------------------------------------------------------------------------------------
 
     async def inspect(self, limit: int = 100, reason: DeadLetterReason | str | None = None) -> list[DeadLetterEntry]:
-        """Return up to ``limit`` letters, oldest first, only those of a reason if it is given; they stay here."""
+        """Return up to ``limit`` (>= 0) letters, oldest first, only those of a reason if given; they stay here."""
+        at_least(0, "limit", limit)
 
         def look(channel: Any) -> list[DeadLetterEntry]:
             with channel:

@@ -14,10 +14,11 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from liap_tasks.messaging.counts import at_least
 from liap_tasks.messaging.message import Message
 from liap_tasks.settings import load_settings
 
-__all__ = ["AsyncMessageHandler", "HandlerStatistics", "MessageFunction", "MessageHandler", "at_least_one"]
+__all__ = ["AsyncMessageHandler", "HandlerStatistics", "MessageFunction", "MessageHandler"]
 
 MessageFunction = Callable[[Message], Any]
 """A function of a message, plain or async. A plain one runs in the loop's thread: it should not take long."""
@@ -61,7 +62,7 @@ class AsyncMessageHandler(MessageHandler):
     def __init__(self, function: MessageFunction, max_concurrent: int | None = None) -> None:
         limit = load_settings().max_concurrent_handlers if max_concurrent is None else max_concurrent
         self.function = function
-        self.max_concurrent = at_least_one("max_concurrent", limit)
+        self.max_concurrent = at_least(1, "max_concurrent", limit)
         self._room = asyncio.Semaphore(self.max_concurrent)
         self._running = 0
         self._statistics = HandlerStatistics("handled", "failed")
@@ -85,10 +86,3 @@ class AsyncMessageHandler(MessageHandler):
     def get_stats(self) -> dict[str, int]:
         """Return counts of messages: ``handled``, ``failed``, and ``running`` now."""
         return {**self._statistics.read(), "running": self._running}
-
-
-def at_least_one(name: str, number: int) -> int:
-    """Return ``number``; raises ValueError naming it when it is no whole number of at least 1."""
-    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, not {number!r}")
-    return number

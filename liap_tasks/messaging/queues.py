@@ -23,6 +23,7 @@ from kombu import Exchange, Producer
 
 from liap_tasks.configuration import WorkQueue, dead_letter_queue, work_queue_arguments
 from liap_tasks.dead_letters import death_record, look_into, publish_received
+from liap_tasks.messaging.counts import at_least
 from liap_tasks.messaging.linked_queue import LinkedQueue
 from liap_tasks.messaging.message import RETRY_HEADER, Message, identity_of, message_from, own_headers
 from liap_tasks.messaging.room import RoomLine
@@ -70,8 +71,6 @@ class MessageQueue(LinkedQueue):
         bindings: Sequence[Any] = (),
         settings: Settings | None = None,
     ) -> None:
-        if max_size is not None and (not isinstance(max_size, int) or isinstance(max_size, bool) or max_size < 1):
-            raise ValueError(f"max_size must be a whole number of at least 1, not {max_size!r}")
         if overflow_strategy not in OVERFLOW_RULES:
             raise ValueError(f"overflow_strategy must be one of {', '.join(OVERFLOW_RULES)}, not {overflow_strategy!r}")
         settings = settings or load_settings()
@@ -80,7 +79,7 @@ class MessageQueue(LinkedQueue):
         self.block_timeout = in_seconds("block_timeout", block_timeout)
         arguments = work_queue_arguments(settings.model_copy(update={"message_queue_url": url}))
         if max_size is not None:
-            arguments["x-max-length"] = max_size
+            arguments["x-max-length"] = at_least(1, "max_size", max_size)
         arguments["x-overflow"] = OVERFLOW_RULES[overflow_strategy]
         if priorities:
             arguments["x-max-priority"] = int(MessagePriority.CRITICAL)
@@ -223,8 +222,9 @@ class MessageQueue(LinkedQueue):
     async def peek(self, n: int = 1) -> list[Message]:
         """Return up to ``n`` waiting messages in the order of their delivery, leaving them there.
 
-        One that cannot be read is shown with its body as payload.
+        n: at least 0. One that cannot be read is shown with its body as payload.
         """
+        at_least(0, "n", n)
 
         def look(channel: Any) -> list[Message]:
             with channel:

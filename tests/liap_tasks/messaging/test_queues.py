@@ -265,6 +265,17 @@ async def test_peek_shows_the_next_messages_and_leaves_them() -> None:
     assert (await payloads(queue))[0] == 0
 
 
+async def test_a_number_of_messages_to_look_at_below_zero_is_refused() -> None:
+    queue, dlq = InMemoryQueue("q"), DeadLetterQueue()
+    await queue.enqueue(Message("m"))
+    assert await queue.peek(0) == []
+    assert await dlq.inspect(0) == []
+    with pytest.raises(ValueError, match="n must be a whole number of at least 0, not -1"):
+        await queue.peek(-1)
+    with pytest.raises(ValueError, match="limit must be a whole number of at least 0, not -1"):
+        await dlq.inspect(-1)
+
+
 async def test_clear_drops_waiting_and_delayed_messages_for_good() -> None:
     queue = InMemoryQueue("q")
     await queue.enqueue(Message(1))
