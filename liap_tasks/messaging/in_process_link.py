@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from kombu import Connection
 
-from liap_tasks.messaging.link import Prepare, queue_deleted
+from liap_tasks.messaging.link import Prepare, closed, queue_deleted
 from liap_tasks.messaging.waiting import Waiter
 from transports import BrokerUnavailableError, Clock, get_broker
 
@@ -130,4 +130,4 @@ class InProcessLink:
         if connection is not None:
             connection.release()
             for waiter in list(self._waiting):
-                waiter.failed(BrokerUnavailableError(f"the queue object was closed; its broker is {self.url}"))
+                waiter.failed(closed(self.url))

@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 from transports import BrokerUnavailableError, Clock
 
-__all__ = ["Link", "Prepare", "as_kombu", "queue_deleted"]
+__all__ = ["Link", "Prepare", "as_kombu", "closed", "queue_deleted"]
 
 T = TypeVar("T")
 Prepare = Callable[[Any], None]
@@ -72,6 +72,11 @@ class Link(Protocol):
 def as_kombu(channel: Any, raw: Any) -> Any:
     """Return a message as kombu's: py-amqp's channels hand out their own."""
     return channel.message_to_python(raw)
+
+
+def closed(url: str) -> BrokerUnavailableError:
+    """Return the error of those who waited for something at a queue object that was closed."""
+    return BrokerUnavailableError(f"the queue object was closed; its broker is {url}")
 
 
 def queue_deleted(queue: str) -> BrokerUnavailableError:

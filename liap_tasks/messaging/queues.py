@@ -112,8 +112,9 @@ class MessageQueue(LinkedQueue):
         """Put a message into the queue and return its id; when this returns, the broker has it.
 
         Raises QueueFullError when the queue refuses it, InvalidArgumentError for an option that the broker would
-        ignore, BrokerUnavailableError when it cannot be reached. One that is cancelled while it waits for room puts
-        nothing in; one that is cancelled on its way to a broker elsewhere may still arrive.
+        ignore, BrokerUnavailableError when it cannot be reached, or the object is closed meanwhile. One that is
+        cancelled (or closed) while it waits for room puts nothing in. Of a broker elsewhere only those do that wait for
+        their turn: one that is on its way, or waits for room there, may still arrive, until ``block_timeout`` is over.
         """
         going = outgoing(
             message,
@@ -269,7 +270,10 @@ class MessageQueue(LinkedQueue):
     # -- end ---------------------------------------------------------------------------------------------------
 
     async def close(self) -> None:
-        """Put back what is neither acknowledged nor rejected, and close the connection."""
+        """Put back what is neither acknowledged nor rejected, end what waits here, and close the connection.
+
+        Who waits for a message or for room gets BrokerUnavailableError.
+        """
         self._held.clear()
         if self._room is not None:
             self._room.close()

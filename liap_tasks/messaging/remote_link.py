@@ -24,7 +24,7 @@ from kombu import Connection
 from kombu.exceptions import OperationalError
 
 from liap_tasks.configuration import broker_feature, is_amqp
-from liap_tasks.messaging.link import Prepare, as_kombu, queue_deleted
+from liap_tasks.messaging.link import Prepare, as_kombu, closed, queue_deleted
 from liap_tasks.messaging.waiting import Waiter
 from liap_tasks.pools.bell import Bell
 from transports import BrokerUnavailableError, Clock, SystemClock
@@ -125,9 +125,9 @@ class _ConnectionThread(threading.Thread):
                 self._calls.append((operation, future, failing))
                 self._bell.ring()
                 return future
-        future.set_exception(self._closed())
+        future.set_exception(closed(self._url))
         if failing is not None:
-            failing.failed(self._closed())
+            failing.failed(closed(self._url))
         return future
 
     def give_back(self, message: Any) -> None:
@@ -140,9 +140,6 @@ class _ConnectionThread(threading.Thread):
             self._stopping = True
             if not self._ended:
                 self._bell.ring()
-
-    def _closed(self) -> BrokerUnavailableError:
-        return BrokerUnavailableError(f"the queue object was closed; its broker is {self._url}")
 
     # -- the thread's own --------------------------------------------------------------------------------------
 
@@ -163,7 +160,7 @@ class _ConnectionThread(threading.Thread):
                     self._bell.silence()
         finally:
             self._drop()
-            self._fail_waiting(self._closed())
+            self._fail_waiting(closed(self._url))
             self._selector.close()
             self._bell.close()
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
 
 from kombu import Connection, Queue
 
 from liap_tasks.configuration import broker_feature
-from liap_tasks.messaging.link import Link
+from liap_tasks.messaging.link import Link, closed
 from liap_tasks.messaging.sending import Outgoing, send
 from transports import QueueFullError
 
@@ -26,11 +28,14 @@ class RoomLine:
     def __init__(self, url: str) -> None:
         self._url = url
         self._in_process = broker_feature(url, "in_process")
-        self._waiting = 0
+        self._waiting: dict[_Waiting, None] = {}
         self._thread: ThreadPoolExecutor | None = None
 
     async def send(self, link: Link, queue: Queue, message: Outgoing, timeout: float) -> None:
-        """Publish a message, waiting up to ``timeout`` seconds for room. Raises QueueFullError when there was none."""
+        """Publish a message, waiting up to ``timeout`` seconds for room.
+
+        Raises QueueFullError when there was none, BrokerUnavailableError when this line is closed meanwhile.
+        """
         end = time.monotonic() + timeout
         if not self._waiting:
             try:
@@ -39,7 +44,6 @@ class RoomLine:
             except QueueFullError:
                 if timeout <= 0:
                     raise
-        self._waiting += 1
         connection = Connection(self._url)  # of its own
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="liap-queue-room")
@@ -48,17 +52,39 @@ class RoomLine:
             with connection:
                 send(connection.channel(), queue, message, timeout=max(0.0, end - time.monotonic()))
 
+        waiting = _Waiting(asyncio.get_running_loop(), asyncio.wrap_future(self._thread.submit(in_turn)))
+        self._waiting[waiting] = None
         try:
-            await asyncio.wrap_future(self._thread.submit(in_turn))
+            await waiting.turn
         except asyncio.CancelledError:
             if self._in_process:
                 connection.release()  # it ends the wait in that thread
+            task = asyncio.current_task()
+            if waiting.closed and not (task is not None and task.cancelling()):
+                raise closed(self._url) from None
             raise
         finally:
-            self._waiting -= 1
+            del self._waiting[waiting]
 
     def close(self) -> None:
-        """Let the thread end when nobody waits any more."""
+        """End the waits with BrokerUnavailableError, and let the thread end when its last one has."""
+        for waiting in list(self._waiting):
+            waiting.end()
         thread, self._thread = self._thread, None
         if thread is not None:
             thread.shutdown(wait=False)
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    """One who waits for its turn, or in it."""
+
+    loop: asyncio.AbstractEventLoop
+    turn: asyncio.Future[None]
+    closed: bool = False
+
+    def end(self) -> None:
+        """End the wait; called in any thread."""
+        self.closed = True
+        with suppress(RuntimeError):  # its loop is closed
+            self.loop.call_soon_threadsafe(self.turn.cancel)

@@ -380,6 +380,22 @@ async def test_a_cancelled_blocked_enqueue_puts_nothing_in(broker_url: str) -> N
     assert await payloads(queue) == [3]
 
 
+async def test_closing_ends_the_enqueues_that_wait_for_room(broker_url: str) -> None:
+    queue = BoundedInMemoryQueue("q", max_size=1, overflow_strategy="block", block_timeout=3600)
+    await queue.enqueue(Message(0))
+    blocked = [asyncio.create_task(queue.enqueue(Message(number))) for number in (1, 2)]
+    await somebody_waits_for_room(broker_url, "q")
+
+    await queue.close()
+
+    for ended in await asyncio.gather(*blocked, return_exceptions=True):
+        assert isinstance(ended, BrokerUnavailableError)
+        assert "closed" in str(ended)
+    assert await payloads(queue) == [0]
+    await queue.enqueue(Message(3))
+    assert await payloads(queue) == [3]
+
+
 async def test_statistics_are_the_broker_s_of_the_whole_queue() -> None:
     one, other = InMemoryQueue("q"), InMemoryQueue("q")
     for number in range(3):

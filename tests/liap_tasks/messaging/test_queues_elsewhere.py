@@ -162,6 +162,22 @@ async def test_a_served_broker_holds_delays_retries_and_publishers(served_url: s
         assert [entry.retry_at for entry in await dlq.inspect()] == [None]
 
 
+async def test_closing_ends_the_enqueues_that_wait_for_room_there(served_url: str) -> None:
+    queue = MessageQueue("full", url=served_url, max_size=1, overflow_strategy="block", block_timeout=0.5)
+    await queue.enqueue(Message(0))
+    blocked = [asyncio.create_task(queue.enqueue(Message(number))) for number in (1, 2)]
+    await asyncio.sleep(0)
+    while not queue._room or len(queue._room._waiting) < 2:
+        await asyncio.sleep(0.001)
+
+    await queue.close()
+
+    for ended in await asyncio.gather(*blocked, return_exceptions=True):
+        assert isinstance(ended, BrokerUnavailableError)
+    async with queue:
+        assert await queue.size() == 1
+
+
 async def _next(queue: MessageQueue) -> Message:
     message = await queue.dequeue(timeout=30)
     assert message is not None
