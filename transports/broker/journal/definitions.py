@@ -10,7 +10,8 @@ Every definition is a list that can be packed; its first word says what it is::
     unbind           as binding
 
 Writing and reading apply the same lists to the same table, so that a snapshot of what was written and what is read back
-cannot differ.
+cannot differ. What is read after damage may have holes: where something is defined that is there already, its end was
+lost, and what is bound to nothing is for the reader to take out (:meth:`Definitions.drop_dangling`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections.abc import Hashable, Iterator
 from typing import Any, TypeVar
 
 from transports.engine.exchange import canonical
+from transports.engine.topology import PREDECLARED
 
 __all__ = ["Definition", "Definitions"]
 
@@ -32,6 +34,7 @@ class Definitions:
 
     def __init__(self) -> None:
         self.queues: dict[int, Definition] = {}
+        self._numbers: dict[tuple[str, str], int] = {}  # of queues, by virtual host and name
         self._exchanges: dict[tuple[str, str], Definition] = {}
         self._bindings: dict[Key, Definition] = {}
         self._from: dict[tuple[str, str], dict[Key, None]] = {}
@@ -53,28 +56,60 @@ class Definitions:
         """The bindings."""
         return iter(self._bindings.values())
 
-    def apply(self, definition: Definition) -> None:
-        """Take over one definition."""
+    def apply(self, definition: Definition) -> int | None:
+        """Take over one definition; return the number of the queue that is gone by it, if one is."""
         what = definition[0]
         if what == "exchange":
-            self._exchanges[definition[1], definition[2]] = definition
+            vhost, name = definition[1:3]
+            if (vhost, name) in self._exchanges:
+                self._delete_exchange(vhost, name)
+            self._exchanges[vhost, name] = definition
         elif what == "queue":
-            self.queues[definition[3]] = definition
+            vhost, name, number = definition[1:4]
+            older = self._numbers.get((vhost, name))
+            if older is not None:
+                self._delete_queue(vhost, name, older)
+            self._numbers[vhost, name] = number
+            self.queues[number] = definition
+            return older
         elif what == "binding":
             self._bind(definition)
         elif what == "unbind":
             self._unbind(_key(definition))
         elif what == "delete exchange":
-            vhost, name = definition[1:]
-            self._exchanges.pop((vhost, name), None)
-            self._unbind_all(self._from.get((vhost, name)))
-            self._unbind_all(self._to.get((vhost, False, name)))
+            self._delete_exchange(*definition[1:])
         elif what == "delete queue":
-            vhost, name, number = definition[1:]
-            self.queues.pop(number, None)
-            self._unbind_all(self._to.get((vhost, True, name)))
+            self._delete_queue(*definition[1:])
+            return int(definition[3])
         else:
             raise ValueError(f"unknown definition {what!r}")
+        return None
+
+    def _delete_exchange(self, vhost: str, name: str) -> None:
+        self._exchanges.pop((vhost, name), None)
+        self._unbind_all(self._from.get((vhost, name)))
+        self._unbind_all(self._to.get((vhost, False, name)))
+
+    def _delete_queue(self, vhost: str, name: str, number: int) -> None:
+        self.queues.pop(number, None)
+        if self._numbers.get((vhost, name), number) == number:
+            self._numbers.pop((vhost, name), None)
+            self._unbind_all(self._to.get((vhost, True, name)))
+
+    def drop_dangling(self) -> list[Definition]:
+        """Forget the bindings of which one end is not defined, and return them."""
+        dangling = [(key, one) for key, one in self._bindings.items() if not self._has_ends(key)]
+        for key, _ in dangling:
+            self._unbind(key)
+        return [one for _, one in dangling]
+
+    def _has_ends(self, key: Key) -> bool:
+        vhost, source, to_queue, destination, _, _ = key
+        there = (vhost, destination) in self._numbers if to_queue else self._has_exchange(vhost, destination)
+        return there and self._has_exchange(vhost, source)
+
+    def _has_exchange(self, vhost: str, name: str) -> bool:
+        return name in PREDECLARED or (vhost, name) in self._exchanges
 
     def _bind(self, definition: Definition) -> None:
         key = _key(definition)

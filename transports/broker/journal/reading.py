@@ -70,7 +70,31 @@ def read_journal(directory: JournalDirectory, now: float) -> Reading:
             reading.number = number - 1
         else:
             reading.segments.append(segment)
+    _leave_out_what_has_no_place(directory, reading.replay)
     return reading
+
+
+def _leave_out_what_has_no_place(directory: JournalDirectory, replay: Replay) -> None:
+    """Take out what belongs to a queue or an exchange whose declaration is lost, and say so."""
+    for _, vhost, source, to_queue, destination, routing_key, _ in replay.definitions.drop_dangling():
+        logger.error(
+            "journal %s: the binding of %s %r to exchange %r (routing key %r, virtual host %r) is left out, as the "
+            "declaration of one of them is lost",
+            directory.path,
+            "queue" if to_queue else "exchange",
+            destination,
+            source,
+            routing_key,
+            vhost,
+        )
+    messages, queues = replay.drop_homeless()
+    if messages:
+        logger.error(
+            "%d messages of the journal are in %d queues whose declaration is lost; they are in the copies of the "
+            "damaged files only",
+            messages,
+            queues,
+        )
 
 
 def _header(directory: JournalDirectory, number: int) -> Header | None:

@@ -186,6 +186,7 @@ class Replay:
         entries = self.entries.get(queue)
         if entries is None:
             entries = self.entries[queue] = {}
+            self.highest = max(self.highest, queue)  # also where its definition is lost: no other may get the number
         entries[name] = Found(flags, place, since, time, returns, latest)
         self._queues[name] = entries
         window = self._windows.get(queue)
@@ -234,15 +235,15 @@ class Replay:
         return offset
 
     def _define(self, definition: Definition) -> None:
-        self.definitions.apply(definition)
+        gone = self.definitions.apply(definition)
+        if gone is not None:
+            self._drop(gone)
         if definition[0] == "queue":
             _, _, _, number, _, arguments = definition
             self.highest = max(self.highest, number)
             window = arguments.get("deduplication_window")
             if window is not None:
                 self._windows[number] = window
-        elif definition[0] == "delete queue":
-            self._drop(definition[3])
 
     def _drop(self, number: int) -> None:
         for name in self.entries.pop(number, ()):
@@ -256,6 +257,14 @@ class Replay:
             self._define(definition)
         for number in [number for number in self.entries if number not in self.definitions.queues]:
             self._drop(number)  # that it was deleted stood in what is damaged
+
+    def drop_homeless(self) -> tuple[int, int]:
+        """Forget messages of queues that are not defined; return how many there were, and of how many queues."""
+        homeless = [number for number in self.entries if number not in self.definitions.queues]
+        count = sum(len(self.entries[number]) for number in homeless)
+        for number in homeless:
+            self._drop(number)
+        return count, len(homeless)
 
 
 def _words(data: bytes, offset: int, count: int) -> tuple[array[int], int]:

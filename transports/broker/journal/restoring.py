@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
 from transports.broker.journal.definitions import Definition
@@ -15,8 +14,6 @@ from transports.engine.journal import StoredBinding, StoredExchange, StoredHost,
 from transports.engine.message import DELAYED as IS_DELAYED
 
 __all__ = ["stored_hosts"]
-
-logger = logging.getLogger("transports.broker")
 
 
 def stored_hosts(replay: Replay, offset: float, log_of: Callable[[Definition], FileQueueLog]) -> dict[str, StoredHost]:
@@ -50,14 +47,6 @@ def stored_hosts(replay: Replay, offset: float, log_of: Callable[[Definition], F
                 routing_key=routing_key,
                 arguments=arguments,
             )
-        )
-    homeless = sum(map(len, replay.entries.values()))
-    if homeless:
-        logger.error(
-            "%d messages of the journal are in %d queues whose declaration is lost; they are in the copies of the "
-            "damaged files only",
-            homeless,
-            len(replay.entries),
         )
     return hosts
 

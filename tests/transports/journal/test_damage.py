@@ -1,0 +1,126 @@
+"""What a broker makes of a journal with holes: it starts, with all that can be understood, and says what is missing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import pytest
+
+from tests.transports.journal.stored_broker import StoredBroker, carried
+
+Start = Callable[..., StoredBroker]
+
+
+def damage(broker: StoredBroker, record: bytes, *, occurrence: int = 1) -> None:
+    """Flip a bit in the block that holds these bytes (for the ``occurrence``-th time) in the newest file."""
+    broker.journal.commit()
+    file = broker.files()[-1]
+    data = bytearray(file.read_bytes())
+    position = -1
+    for _ in range(occurrence):
+        position = data.index(record, position + 1)
+    data[position] ^= 1
+    file.write_bytes(data)
+
+
+def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [one.getMessage() for one in caplog.records if one.levelno == logging.ERROR]
+
+
+@pytest.mark.parametrize(("lost", "kept"), [(b"events", b"game"), (b"game", b"events")])
+def test_a_binding_whose_queue_or_exchange_was_lost_is_left_out_and_reported(
+    start: Start, caplog: pytest.LogCaptureFixture, lost: bytes, kept: bytes
+) -> None:
+    broker = start()
+    broker.declare("other")
+    broker.journal.commit()
+    broker.engine.declare_exchange("events", "topic", durable=True)
+    broker.journal.commit()
+    broker.declare("game")
+    broker.journal.commit()
+    broker.engine.bind_queue(broker.connection, "game", "events", "a.#")
+    broker.publish("other", b"1")
+    damage(broker, lost)
+
+    after = broker.killed()
+
+    assert after.bodies("other") == [b"1"]
+    assert {*after.engine.queues, *after.engine.exchanges} & {"game", "events"} == {kept.decode()}
+    [_, told] = errors(caplog)
+    assert "the binding of queue 'game' to exchange 'events' (routing key 'a.#', virtual host '/') is left out" in told
+    caplog.clear()
+    after.declare("game")
+    after.engine.declare_exchange("events", "topic", durable=True)
+    assert not after.engine.publish(carried(b"m", "a.b", exchange="events"))
+    after.journal.commit()
+    again = after.killed()
+    assert not again.engine.publish(carried(b"m", "a.b", exchange="events"))
+    assert errors(caplog) == []
+
+
+def test_a_queue_whose_deletion_was_lost_gives_way_to_the_next_of_its_name(start: Start) -> None:
+    broker = start()
+    broker.declare("q")
+    broker.engine.bind_queue(broker.connection, "q", "amq.topic", "old")
+    broker.publish("q", b"old")
+    broker.journal.commit()
+    broker.engine.delete_queue(broker.connection, "q")
+    broker.journal.commit()
+    broker.declare("q")
+    broker.publish("q", b"new")
+    damage(broker, b"delete queue")
+
+    after = broker.killed()
+
+    assert after.bodies("q") == [b"new"]
+    assert not after.engine.exchanges["amq.topic"].bindings
+    after.take("q", 1)
+    after.journal.commit()
+    assert after.journal.statistics().live_messages == 0
+    assert after.killed().bodies("q") == []
+
+
+def test_an_exchange_whose_deletion_was_lost_gives_way_to_the_next_of_its_name(start: Start) -> None:
+    broker = start()
+    broker.declare("q")
+    broker.engine.declare_exchange("x", "topic", durable=True)
+    broker.engine.bind_queue(broker.connection, "q", "x", "old")
+    broker.journal.commit()
+    broker.engine.delete_exchange("x")
+    broker.journal.commit()
+    broker.engine.declare_exchange("x", "topic", durable=True)
+    broker.engine.bind_queue(broker.connection, "q", "x", "new")
+    damage(broker, b"delete exchange")
+
+    after = broker.killed()
+
+    assert [one.routing_key for one in after.engine.exchanges["x"].bindings] == ["new"]
+
+
+def test_messages_of_a_queue_that_was_lost_never_come_into_another(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = start(segment_bytes=4096)
+    broker.declare("kept")
+    broker.publish("kept", b"kept")
+    broker.journal.commit()
+    broker.declare("lost")
+    broker.journal.commit()
+    broker.publish("lost", b"lost")
+    damage(broker, b"lost")
+
+    after = broker.killed()
+    assert "1 messages of the journal are in 1 queues whose declaration is lost" in errors(caplog)[-1]
+    after.declare("lost")
+    after.publish("lost", b"new")
+    after.journal.commit()
+
+    again = after.killed()
+    assert again.bodies("lost") == [b"new"]
+    again.publish("kept", *(b"x" * 2000 for _ in range(10)))
+    again.journal.commit()
+    again.take("kept", 11)
+    again.take("lost", 1)
+    again.compact()
+    assert again.journal.statistics().files == 1
