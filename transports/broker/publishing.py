@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from transports.engine import EngineError, WouldBlock
 from transports.wire.carried import CarriedMessage
 from transports.wire.frames import pack_frame
-from transports.wire.protocol import CONFIRM, REFUSAL, RETURN, ProtocolError
+from transports.wire.protocol import CONFIRM, REFUSAL, RETURN, ProtocolError, is_table
 from transports.wire.refusals import pack_refusal
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Publisher:
             and type(routing_key) is str
             and type(content) is bytes
             and type(body) is bytes
-            and (rules is None or type(rules) is dict)
+            and (rules is None or (type(rules) is dict and is_table(rules)))
             and (type(wait) is int or (type(wait) is float and wait == wait))  # no NaN
         ):
             raise ProtocolError("a publish whose fields have other types")

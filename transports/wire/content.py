@@ -7,13 +7,14 @@ type: 1 a Decimal (its text), 2 a datetime (ISO 8601).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
 import msgpack
 
-__all__ = ["RULE_HEADERS", "pack_content", "pack_table", "unpack_content", "unpack_table"]
+__all__ = ["RULE_HEADERS", "pack_content", "pack_table", "unpack_content", "unpack_kept", "unpack_table"]
 
 DECIMAL = 1
 DATETIME = 2
@@ -38,6 +39,13 @@ def _unpack_special(code: int, data: bytes) -> Any:
     raise ValueError(f"unknown extension type {code}")
 
 
+def _keep_special(code: int, data: bytes) -> Any:
+    try:
+        return _unpack_special(code, data)
+    except (ValueError, ArithmeticError):
+        return msgpack.ExtType(code, data)
+
+
 _pack = msgpack.packb
 _unpack = msgpack.unpackb
 
@@ -53,8 +61,17 @@ def pack_table(table: Any) -> bytes:
 
 def unpack_table(block: bytes) -> Any:
     """Return what :func:`pack_table` packed. Raises ValueError for bytes that it did not write."""
+    return _unpacked(block, _unpack_special)
+
+
+def unpack_kept(block: bytes) -> Any:
+    """Return the same for a table that was taken long ago: a value of an unknown type stays one, and packs again."""
+    return _unpacked(block, _keep_special)
+
+
+def _unpacked(block: bytes, special: Callable[[int, bytes], Any]) -> Any:
     try:
-        return _unpack(block, ext_hook=_unpack_special, strict_map_key=False)
+        return _unpack(block, ext_hook=special, strict_map_key=False)
     except (ValueError, ArithmeticError, RecursionError, msgpack.UnpackException) as error:
         raise ValueError(f"not a packed table: {error}") from error
 

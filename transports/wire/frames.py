@@ -1,8 +1,8 @@
 """Frames: a length of four bytes (big endian), then one msgpack array of so many bytes.
 
 A reader never holds more than one unfinished frame, and refuses a length above its bound before the frame arrives.
-Text that is not UTF-8, an array that is none, bytes behind the value: each is a :class:`FrameError`, after which the
-stream cannot be trusted any more.
+Text that is not UTF-8, an array that is none, bytes behind the value, an extension type: each is a
+:class:`FrameError`, after which the stream cannot be trusted any more.
 """
 
 from __future__ import annotations
@@ -83,9 +83,15 @@ class FrameReader:
                 self.begun += 1
 
 
+def _refuse_extension(code: int, data: bytes) -> Any:
+    raise FrameError(f"a frame with a value of extension type {code}")
+
+
 def _fields(payload: memoryview) -> list[Any]:
     try:
-        fields = _unpack(payload, strict_map_key=False)
+        fields = _unpack(payload, strict_map_key=False, ext_hook=_refuse_extension)
+    except FrameError:
+        raise
     except Exception as error:
         raise FrameError(f"a frame that is not msgpack: {error}") from error
     if type(fields) is not list or not fields:

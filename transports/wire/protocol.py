@@ -22,6 +22,9 @@ CONFIRM beyond n. ``wait``: seconds a publisher may be kept waiting for room in 
 ``content``: properties and headers (see :mod:`transports.wire.content`). ``rules``: the headers that queues ask for,
 also where the content has them, or nil. A delivery's ``returns`` is nil where the queue has no delivery limit.
 
+A table (of arguments, of rules) has names, and values that are None, a bool, a number, text, bytes, or lists and tables
+of these, at most :data:`MOST_NESTED` one in the other: what a journal can write and read back.
+
 Errors travel as arrays, see :mod:`transports.wire.refusals`. Operations are those of an AMQP channel and are listed,
 with the types of their arguments, in :data:`OPERATIONS`.
 """
@@ -54,6 +57,7 @@ __all__ = [
     "VERSION",
     "WELCOME",
     "fits",
+    "is_table",
 ]
 
 MAGIC = "liap-broker"
@@ -75,6 +79,10 @@ class ProtocolError(Exception):
 
 
 _TABLE = (dict, type(None))
+_PLAIN = frozenset({type(None), bool, int, float, str, bytes})
+
+#: How many lists and tables may stand one in the other.
+MOST_NESTED = 64
 
 #: operation: the types of its arguments.
 OPERATIONS: dict[str, tuple[Any, ...]] = {
@@ -109,7 +117,7 @@ OPERATIONS: dict[str, tuple[Any, ...]] = {
 
 
 def fits(values: list[Any], types: tuple[Any, ...]) -> bool:
-    """Tell whether values have these types; a bool is no int here, a list is one of numbers, a table has names."""
+    """Tell whether values have these types; a bool is no int here, a list is one of numbers."""
     return len(values) == len(types) and all(
         isinstance(value, expected) and (type(value) not in _NARROW or _NARROW[type(value)](value, expected))
         for value, expected in zip(values, types, strict=True)
@@ -119,5 +127,19 @@ def fits(values: list[Any], types: tuple[Any, ...]) -> bool:
 _NARROW: dict[type, Callable[[Any, Any], bool]] = {
     bool: lambda value, expected: expected is bool,
     list: lambda value, expected: all(type(one) in (int, float) for one in value),
-    dict: lambda value, expected: all(type(name) is str for name in value),
+    dict: lambda value, expected: is_table(value),
 }
+
+
+def is_table(value: dict[Any, Any]) -> bool:
+    """Tell whether a dictionary is what the protocol calls a table."""
+    return _is_allowed(value, MOST_NESTED)
+
+
+def _is_allowed(value: Any, room: int) -> bool:
+    kind = type(value)
+    if kind in _PLAIN:
+        return True
+    if kind is dict:
+        return room > 0 and all(type(name) is str and _is_allowed(one, room - 1) for name, one in value.items())
+    return kind is list and room > 0 and all(_is_allowed(one, room - 1) for one in value)

@@ -6,8 +6,13 @@ import logging
 from collections.abc import Callable
 
 import pytest
+from msgpack import ExtType
 
 from tests.transports.journal.stored_broker import StoredBroker, carried
+from transports.broker.journal.batch import Batch
+from transports.broker.journal.records import DEFINED, SNAPSHOT, TABLE_HEAD
+from transports.engine import Message
+from transports.wire.content import pack_table
 
 Start = Callable[..., StoredBroker]
 
@@ -124,3 +129,102 @@ def test_messages_of_a_queue_that_was_lost_never_come_into_another(
     again.take("lost", 1)
     again.compact()
     assert again.journal.statistics().files == 1
+
+
+def table(kind: int, packed: bytes) -> bytes:
+    return TABLE_HEAD.pack(kind, len(packed)) + packed
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        (table(DEFINED, b"\xc1"), "not a packed table"),
+        (table(DEFINED, pack_table(["policy", "/", "all"])), "no definition: ['policy', '/', 'all']"),
+        (table(DEFINED, pack_table(["queue", "/", "p", 9, False, {"length": 5}])), "length"),
+        (table(DEFINED, pack_table(["exchange", "/", "p", "odd", False, False, {}])), "the unknown type 'odd'"),
+        (table(SNAPSHOT, pack_table(5)), "definitions that are no list"),
+    ],
+)
+def test_a_record_that_cannot_be_understood_is_left_out_kept_and_reported(
+    start: Start, caplog: pytest.LogCaptureFixture, record: bytes, reason: str
+) -> None:
+    broker = start()
+    broker.declare("q")
+    broker.publish("q", b"before")
+    broker.journal._batch.parts.append(record)
+    broker.publish("q", b"after")
+    broker.journal.commit()
+    [file] = broker.files()
+
+    after = broker.killed()
+
+    assert after.bodies("q") == [b"before", b"after"]
+    [told] = errors(caplog)
+    assert f"{file.name} has 1 records that cannot be understood, the first at byte " in told
+    assert reason in told
+    [kept] = after.path.glob("*.kept-*")
+    assert kept.name in told
+    assert kept.read_bytes() == file.read_bytes()
+    assert after.killed().bodies("q") == [b"before", b"after"]
+
+
+def test_an_unknown_record_costs_the_rest_of_its_block(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    broker = start()
+    broker.declare("q")
+    broker.publish("q", b"before")
+    broker.journal._batch.parts.append(bytes([99, 1, 2, 3]))
+    broker.publish("q", b"lost")
+    broker.journal.commit()
+    broker.publish("q", b"after")
+    broker.journal.commit()
+
+    assert broker.killed().bodies("q") == [b"before", b"after"]
+    assert "unknown record 99" in errors(caplog)[0]
+
+
+def test_a_message_that_cannot_be_understood_is_left_out_kept_and_reported_once(
+    start: Start, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = start()
+    broker.declare("q", deduplication_window=60_000)
+    broker.engine.bind_queue(broker.connection, "q", "amq.fanout")
+    whole = Batch.meta
+
+    def meta(self: Batch, message: Message, *rest: object) -> bytes:
+        return b"\xc1" if message.body == b"odd" else whole(self, message, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Batch, "meta", meta)
+    broker.publish("q", b"1", b"odd", b"2")
+    broker.journal.commit()
+    [file] = broker.files()
+
+    after = broker.killed()
+
+    assert after.bodies("q") == [b"1", b"2"]
+    [told] = errors(caplog)
+    assert "1 messages cannot be understood, the first in queue 'q' (not a packed table" in told
+    [kept] = after.path.glob("*.kept-*")
+    assert kept.name in told
+    assert kept.read_bytes() == file.read_bytes()
+    assert after.journal.statistics().live_messages == 2
+    caplog.clear()
+    again = after.killed()
+    assert again.bodies("q") == [b"1", b"2"]
+    assert errors(caplog) == []
+    again.take("q", 2)
+    again.compact()
+    assert again.journal.statistics().files == 1
+
+
+def test_values_of_types_that_were_once_taken_come_back_as_they_are(start: Start) -> None:
+    broker = start()
+    broker.declare("q", message_groups=True)
+    broker.publish("q", b"1", b"2", x_group_id=ExtType(5, b"x"))
+    broker.publish("q", b"3", x_group_id=ExtType(1, b"no decimal"))
+    broker.engine.bind_queue(broker.connection, "q", "amq.headers", "", {"a": ExtType(9, b"x")})
+    broker.journal.commit()
+
+    again = broker.killed().killed()
+
+    assert again.bodies("q") == [b"1", b"3", b"2"]
+    assert len(again.engine.exchanges["amq.headers"].bindings) == 1

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from kombu import Connection
+from msgpack import ExtType, Timestamp
 
 from tests.transports.in_process_client import declare, publish
 from tests.transports.served.raw import RawClient, eventually, sessions
@@ -159,6 +160,10 @@ def test_a_name_cannot_write_lines_of_its_own_into_the_log(
 # -- in the house ----------------------------------------------------------------------------------------------
 
 
+def publish_by(rules: dict[str, Any]) -> tuple[Any, ...]:
+    return (PUBLISH, 1, 1, False, True, "", "q", None, None, rules, 0.0, CONTENT, b"body")
+
+
 @pytest.mark.parametrize(
     ("frame", "reason"),
     [
@@ -171,6 +176,10 @@ def test_a_name_cannot_write_lines_of_its_own_into_the_log(
         ((CALL, 1, 1, "drop_everything", []), "a call of 'drop_everything' that does not fit"),
         ((CALL, 1, 1, "__init__", []), "a call of '__init__' that does not fit"),
         ((CALL, 1, 0, "open_channel", [1]), "channel 1 is open already"),
+        (publish_by({"x-group-id": ExtType(5, b"x")}), "a frame with a value of extension type 5"),
+        (publish_by({"x-group-id": Timestamp(1)}), "a publish whose fields have other types"),
+        (publish_by({"x-group-id": {1: 2}}), "a publish whose fields have other types"),
+        ((CALL, 1, 1, "bind_queue", ["q", "x", "", {"a": {1: 2}}]), "a call of 'bind_queue' that does not fit"),
     ],
 )
 def test_a_frame_that_the_protocol_does_not_have_ends_the_connection(

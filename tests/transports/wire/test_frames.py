@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgpack import ExtType, Timestamp
 
 from transports.engine import ChannelRefusal, EngineError, InvalidArgument, QueueFull
 from transports.wire.frames import FrameError, FrameReader, pack_frame
@@ -75,6 +76,16 @@ def test_a_length_above_the_bound_is_refused_with_its_first_four_bytes() -> None
         list(reader.feed(struct.pack(">I", 1_001)[3:]))
 
 
+@pytest.mark.parametrize("code", [0, 1, 5, 127])
+def test_a_value_of_an_extension_type_is_no_frame(code: int) -> None:
+    with pytest.raises(FrameError, match=f"a frame with a value of extension type {code}"):
+        list(FrameReader(1_000).feed(pack_frame((1, {"x": [ExtType(code, b"")]}))))
+
+
+def nested(depth: int) -> list[Any]:
+    return [nested(depth - 1)] if depth > 1 else []
+
+
 @pytest.mark.parametrize(
     ("values", "types", "fit"),
     [
@@ -89,6 +100,11 @@ def test_a_length_above_the_bound_is_refused_with_its_first_four_bytes() -> None
         ([[{}]], (list,), False),
         ([{"x": 1}], (dict,), True),
         ([{1: 1}], (dict,), False),
+        ([{"x": {"y": [1, None, b"z", 0.5, {}]}}], (dict,), True),
+        ([{"x": {1: 1}}], (dict,), False),
+        ([{"x": [Timestamp(1)]}], (dict,), False),
+        ([{"x": nested(63)}], (dict,), True),
+        ([{"x": nested(64)}], (dict,), False),
         ([None], ((dict, type(None)),), True),
     ],
 )

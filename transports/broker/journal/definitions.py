@@ -19,14 +19,42 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator
 from typing import Any, TypeVar
 
-from transports.engine.exchange import canonical
+from transports.engine import QueueArguments
+from transports.engine.exchange import EXCHANGE_TYPES, canonical
 from transports.engine.topology import PREDECLARED
 
-__all__ = ["Definition", "Definitions"]
+__all__ = ["Definition", "Definitions", "check_definition"]
 
 Definition = list[Any]
 End = TypeVar("End")
 Key = tuple[str, str, bool, str, str, Hashable]  # vhost, source, to_queue, destination, routing key, arguments
+
+
+BINDING = (str, str, int, str, str, dict)
+# The types behind the first word; a bool is an int.
+SHAPES: dict[str, tuple[type, ...]] = {
+    "exchange": (str, str, str, int, int, dict),
+    "queue": (str, str, int, int, dict),
+    "binding": BINDING,
+    "delete exchange": (str, str),
+    "delete queue": (str, str, int),
+    "unbind": BINDING,
+}
+
+
+def check_definition(definition: Any) -> None:
+    """Raise a ValueError, TypeError or EngineError for what is no definition, or one that no broker can take back."""
+    what, *rest = definition
+    shape = SHAPES.get(what)
+    if shape is None or len(rest) != len(shape) or not all(map(isinstance, rest, shape)):
+        raise ValueError(f"no definition: {definition!r}")
+    if what == "exchange":
+        kind, arguments = rest[2], rest[-1]
+        if kind not in EXCHANGE_TYPES:
+            raise ValueError(f"an exchange of the unknown type {kind!r}")
+        EXCHANGE_TYPES[kind](rest[1], arguments=arguments)
+    elif what == "queue":
+        QueueArguments(**rest[-1])
 
 
 class Definitions:

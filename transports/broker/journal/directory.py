@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from transports.broker.journal.errors import JournalError, JournalLocked
@@ -46,6 +47,14 @@ class JournalDirectory:
     def numbers(self) -> list[int]:
         """Return the numbers of the files that are there, oldest first."""
         return sorted(int(found[1]) for one in self.path.iterdir() if (found := NAME.fullmatch(one.name)))
+
+    def keep(self, number: int) -> Path:
+        """Give a file to which nothing is added a second name, by which it stays; return that name."""
+        path = self.file(number)
+        kept = path.with_name(f"{path.name}.kept-{path.stat().st_ino}")
+        with suppress(FileExistsError):  # kept before
+            os.link(path, kept)
+        return kept
 
     def set_aside(self, number: int, good: bytes) -> Path:
         """Keep a damaged file under another name and put what is good of it in its place; return the other name."""

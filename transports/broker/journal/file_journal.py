@@ -27,8 +27,8 @@ from transports.broker.journal.directory import JournalDirectory, sync_directory
 from transports.broker.journal.errors import JournalError
 from transports.broker.journal.queue_log import FileQueueLog
 from transports.broker.journal.reading import read_journal
-from transports.broker.journal.records import SEGMENT_SHIFT, SNAPSHOT, TABLE_HEAD
-from transports.broker.journal.restoring import stored_hosts
+from transports.broker.journal.records import LEFT, SEGMENT_SHIFT, SNAPSHOT, TABLE_HEAD
+from transports.broker.journal.restoring import LeftOut, stored_hosts
 from transports.broker.journal.statistics import JournalStatistics
 from transports.broker.journal.writer import JournalWriter, Segment
 from transports.engine import Broker, Clock, QueueArguments, SystemClock
@@ -117,8 +117,10 @@ class FileJournal:
         self._recovered = True
         brokers = {}
         with _without_collection():
-            hosts = stored_hosts(self._replay, self._batch.offset, self._log_of)
+            hosts, left_out = stored_hosts(self._replay, self._batch.offset, self._log_of)
             del self._replay
+            if left_out:
+                self._leave_out(left_out)
             messages = sum(len(log.live) for log in self._logs.values())
             for vhost, host in hosts.items():
                 broker = brokers[vhost] = make_broker(vhost)
@@ -128,6 +130,25 @@ class FileJournal:
         if hosts:
             logger.info("journal %s: %d messages in %d queues", self._directory.path, messages, len(self._logs))
         return brokers
+
+    def _leave_out(self, messages: list[LeftOut]) -> None:
+        """Forget messages that cannot be understood, and say where they are kept."""
+        batch = self._batch
+        numbers = set()
+        for one in messages:
+            number = one.name >> SEGMENT_SHIFT
+            numbers.add(number)
+            batch.live[number] -= 1
+            batch.changes.append(one.name | LEFT)
+        logger.error(
+            "journal %s: %d messages cannot be understood, the first in queue %r (%s); they are left out, and the "
+            "files that they stand in are kept as %s",
+            self._directory.path,
+            len(messages),
+            messages[0].queue,
+            messages[0].reason,
+            ", ".join(self._directory.keep(number).name for number in sorted(numbers)),
+        )
 
     def _log_of(self, definition: Definition) -> FileQueueLog:
         return FileQueueLog(definition, self._batch, self._definitions, self._logs)

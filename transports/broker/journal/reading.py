@@ -3,6 +3,7 @@
 A torn tail is what a write that was not finished leaves: bytes at the end of the newest file that are no whole block.
 Nobody was told that they were safe, so they are cut off. Anything else that is no good block is damage: the file is
 kept as a copy under another name, all good blocks of it are used, and the log says what may be missing or come back.
+So it is with a record in a good block that cannot be understood: it alone is left out, and the file is kept.
 """
 
 from __future__ import annotations
@@ -142,13 +143,23 @@ def _read_file(
             segment.size = _mend(directory, number, data, [(one.start, one.end) for one in blocks], damages, reading)
     except OSError as error:
         raise JournalError.of("cannot read or mend", path, error) from error
+    replay = reading.replay
     for block in blocks:
-        try:
-            entered, size = reading.replay.apply(data, block.start, block.end)
-        except ValueError as error:
-            raise JournalError(f"{path} cannot be understood, at byte {block.start}: {error}", path) from error
+        entered, size = replay.apply(data, block.start, block.end)
         segment.entered += entered
         segment.entered_bytes += size
+    if replay.skipped:
+        byte, reason = replay.skipped[0]
+        logger.error(
+            "journal file %s has %d records that cannot be understood, the first at byte %d (%s); they are left out, "
+            "and the file is kept as %s",
+            path,
+            len(replay.skipped),
+            byte,
+            reason,
+            directory.keep(number).name,
+        )
+        replay.skipped.clear()
     return segment
 
 

@@ -1,4 +1,7 @@
-"""What the records of a journal amount to: the opposite of what queue logs write."""
+"""What the records of a journal amount to: the opposite of what queue logs write.
+
+A record that cannot be understood costs itself: the next one is gone on with, and whoever reads tells the operator.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from array import array
 from struct import error as StructError
 from typing import Any
 
-from transports.broker.journal.definitions import Definition, Definitions
+from transports.broker.journal.definitions import Definition, Definitions, check_definition
 from transports.broker.journal.records import (
     CHANGES,
     CHANGES_HEAD,
@@ -30,13 +33,15 @@ from transports.broker.journal.records import (
     TABLE_HEAD,
     UNDELIVERED,
 )
-from transports.engine import Message
+from transports.engine import EngineError, Message
 from transports.wire.carried import CarriedMessage
-from transports.wire.content import unpack_table
+from transports.wire.content import unpack_kept
 
-__all__ = ["Found", "FoundMessage", "Replay"]
+__all__ = ["UNREADABLE", "Found", "FoundMessage", "Replay"]
 
 PLAIN_META = 0x94  # a packed array of four: no rules
+#: What reading a record raises that no writer of this version wrote.
+UNREADABLE = (ValueError, TypeError, LookupError, StructError, EngineError)
 
 
 class FoundMessage:
@@ -51,9 +56,9 @@ class FoundMessage:
         self._message: Message | None = None
 
     def whole(self) -> Message:
-        """Return the message."""
+        """Return the message; raises what :data:`UNREADABLE` names."""
         if self._message is None:
-            exchange, routing_key, priority, ttl, *more = unpack_table(self._meta)
+            exchange, routing_key, priority, ttl, *more = unpack_kept(self._meta)
             self._message = CarriedMessage(
                 self._body,
                 self._content,
@@ -66,8 +71,8 @@ class FoundMessage:
         return self._message
 
     def letter(self) -> tuple[Any, Any]:
-        """Return (reason, target) of a stranded dead letter."""
-        _, _, _, _, _, reason, target = unpack_table(self._meta)
+        """Return (reason, target) of a stranded dead letter; raises what :data:`UNREADABLE` names."""
+        _, _, _, _, _, reason, target = unpack_kept(self._meta)
         return reason, target
 
     @property
@@ -75,7 +80,7 @@ class FoundMessage:
         """The id by which a second publish of it is known, if it has one."""
         if self._meta[0] == PLAIN_META:
             return None
-        rules = unpack_table(self._meta)[4]
+        rules = unpack_kept(self._meta)[4]
         identity = rules.get("x-deduplication-id") if rules else None
         return None if identity is None else str(identity)
 
@@ -99,7 +104,7 @@ class Replay:
     """Applies payloads in the order in which they were written.
 
     now: POSIX seconds; what a deduplication window has let go by then is not remembered. entries: by queue and name.
-    highest: the largest number that a queue was given.
+    highest: the largest number that a queue was given. skipped: (byte, reason) of records that were left out.
     """
 
     def __init__(self, now: float) -> None:
@@ -107,6 +112,7 @@ class Replay:
         self.entries: dict[int, dict[int, Found]] = {}
         self.seen: dict[int, dict[str, float]] = {}
         self.highest = 0
+        self.skipped: list[tuple[int, str]] = []
         self._now = now
         self._queues: dict[int, dict[int, Found]] = {}  # by name, the one of `entries` that it is in
         self._windows: dict[int, float] = {}
@@ -114,20 +120,21 @@ class Replay:
     def apply(self, data: bytes, offset: int, end: int) -> tuple[int, int]:
         """Apply the records of ``data[offset:end]``; return how many messages they brought and the bytes of these.
 
-        Raises ValueError for what no writer of this version wrote.
+        One that cannot be understood is noted in ``skipped``, and with it the rest of the block where it does not even
+        say how long it is.
         """
         count = size = 0
         latest: FoundMessage | None = None
-        try:
-            while offset < end:
+        while offset < end:
+            began = offset
+            try:
                 kind = data[offset]
                 if kind == ENTERED:
-                    began = offset
-                    latest, offset = self._entered(data, offset, latest)
+                    latest, offset = self._entered(data, offset, end, latest)
                     count += 1
                     size += offset - began
                 elif kind == CHANGES:
-                    offset = self._changes(data, offset)
+                    offset = self._changes(data, offset, end)
                 elif kind == READY:
                     _, flags, name, place, since, time = READY_RECORD.unpack_from(data, offset)
                     offset += READY_RECORD.size
@@ -142,25 +149,19 @@ class Replay:
                     if found is not None:
                         found.time = time
                 elif kind == PURGED:
-                    offset = self._purged(data, offset)
+                    offset = self._purged(data, offset, end)
                 elif kind in (DEFINED, SNAPSHOT):
-                    _, length = TABLE_HEAD.unpack_from(data, offset)
-                    offset += TABLE_HEAD.size
-                    table = unpack_table(data[offset : offset + length])
-                    offset += length
-                    if kind == DEFINED:
-                        self._define(table)
-                    else:
-                        self._snapshot(table)
+                    offset = self._defined(data, offset, end)
                 else:
-                    raise ValueError(f"unknown record {kind} at byte {offset}")
-        except (StructError, IndexError, TypeError) as error:
-            raise ValueError(f"a record that cannot be read at byte {offset}: {error}") from error
-        if offset != end:
-            raise ValueError(f"a record at byte {offset} is longer than its block")
+                    raise ValueError(f"unknown record {kind}")
+            except UNREADABLE as error:
+                self.skipped.append((began, str(error)))
+                if kind == ENTERED:
+                    latest = None  # nothing after it is the same message
+                offset = _end_of_record(data, began, end)
         return count, size
 
-    def _entered(self, data: bytes, offset: int, latest: FoundMessage | None) -> tuple[FoundMessage, int]:
+    def _entered(self, data: bytes, offset: int, end: int, latest: FoundMessage | None) -> tuple[FoundMessage, int]:
         (
             _,
             flags,
@@ -179,10 +180,12 @@ class Replay:
             content = offset + meta_size
             body = content + content_size
             after = body + body_size
+            if after > end:
+                raise ValueError("a message that is longer than its block")
             latest = FoundMessage(data[offset:content], data[content:body], data[body:after])
             offset = after
         elif latest is None:
-            raise ValueError(f"the record at byte {offset} has the message of none before it")
+            raise ValueError("a record with the message of the one before it, which is missing")
         entries = self.entries.get(queue)
         if entries is None:
             entries = self.entries[queue] = {}
@@ -191,7 +194,10 @@ class Replay:
         self._queues[name] = entries
         window = self._windows.get(queue)
         if window is not None and since + window > self._now:
-            identity = latest.deduplication_id
+            try:
+                identity = latest.deduplication_id
+            except UNREADABLE:
+                identity = None  # whoever makes the message whole tells of it
             if identity is not None:
                 self.seen.setdefault(queue, {})[identity] = since + window
         return latest, offset
@@ -200,10 +206,9 @@ class Replay:
         entries = self._queues.get(name)
         return None if entries is None else entries[name]
 
-    def _changes(self, data: bytes, offset: int) -> int:
+    def _changes(self, data: bytes, offset: int, end: int) -> int:
         _, count = CHANGES_HEAD.unpack_from(data, offset)
-        offset += CHANGES_HEAD.size
-        words, offset = _words(data, offset, count)
+        words, offset = _words(data, offset + CHANGES_HEAD.size, count, end)
         queues = self._queues
         for word in words:
             name = word & NAME_MASK
@@ -221,12 +226,12 @@ class Replay:
                 found.returns += 1
                 found.flags |= REDELIVERED
             elif change not in (DELIVERED, UNDELIVERED):
-                raise ValueError(f"unknown change {change} before byte {offset}")
+                self.skipped.append((offset, f"unknown change {change} of a message"))
         return offset
 
-    def _purged(self, data: bytes, offset: int) -> int:
+    def _purged(self, data: bytes, offset: int, end: int) -> int:
         _, queue, last, count = PURGED_HEAD.unpack_from(data, offset)
-        words, offset = _words(data, offset + PURGED_HEAD.size, count)
+        words, offset = _words(data, offset + PURGED_HEAD.size, count, end)
         kept = set(words)
         entries = self.entries.get(queue, {})
         for name in [name for name in entries if name <= last]:
@@ -234,7 +239,21 @@ class Replay:
                 del entries[name], self._queues[name]
         return offset
 
+    def _defined(self, data: bytes, offset: int, end: int) -> int:
+        kind, length = TABLE_HEAD.unpack_from(data, offset)
+        began = offset + TABLE_HEAD.size
+        after: int = began + length
+        if after > end:
+            raise ValueError("a table that is longer than its block")
+        table = unpack_kept(data[began:after])
+        if kind == SNAPSHOT:
+            self._snapshot(table, offset)
+        else:
+            self._define(table)
+        return after
+
     def _define(self, definition: Definition) -> None:
+        check_definition(definition)
         gone = self.definitions.apply(definition)
         if gone is not None:
             self._drop(gone)
@@ -251,10 +270,15 @@ class Replay:
         self.seen.pop(number, None)
         self._windows.pop(number, None)
 
-    def _snapshot(self, table: list[Definition]) -> None:
+    def _snapshot(self, table: list[Definition], offset: int) -> None:
+        if not isinstance(table, list):
+            raise TypeError("definitions that are no list")
         self.definitions = Definitions()
         for definition in table:
-            self._define(definition)
+            try:
+                self._define(definition)
+            except UNREADABLE as error:
+                self.skipped.append((offset, str(error)))
         for number in [number for number in self.entries if number not in self.definitions.queues]:
             self._drop(number)  # that it was deleted stood in what is damaged
 
@@ -267,10 +291,28 @@ class Replay:
         return count, len(homeless)
 
 
-def _words(data: bytes, offset: int, count: int) -> tuple[array[int], int]:
+def _words(data: bytes, offset: int, count: int, end: int) -> tuple[array[int], int]:
     words = array("Q")
-    end = offset + 8 * count
-    words.frombytes(data[offset:end])
+    after = offset + 8 * count
+    if after > end:
+        raise ValueError("a list that is longer than its block")
+    words.frombytes(data[offset:after])
     if sys.byteorder == "big":
         words.byteswap()
-    return words, end
+    return words, after
+
+
+def _end_of_record(data: bytes, offset: int, end: int) -> int:
+    """Return where a record ends by what its head says; the end of the block where that is nowhere in it."""
+    kind = data[offset]
+    try:
+        if kind == ENTERED:
+            *_, meta, content, body = ENTERED_HEAD.unpack_from(data, offset)
+            size: int = ENTERED_HEAD.size + meta + content + body
+        elif kind in (DEFINED, SNAPSHOT):
+            size = TABLE_HEAD.size + TABLE_HEAD.unpack_from(data, offset)[1]
+        else:
+            return end
+    except StructError:
+        return end
+    return min(offset + size, end)
