@@ -1,7 +1,7 @@
 """The broker as a program: its options, its log, its signals.
 
 ``celery -A ... broker`` takes the same options. Exit codes: 0 stopped, 1 it could not serve (the last line says why),
-3 another broker serves the socket already.
+3 another broker serves the socket, or has the journal, already.
 """
 
 from __future__ import annotations
@@ -15,22 +15,16 @@ import resource
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from pathlib import Path
 
 from transports.broker.background import go_to_background
-from transports.broker.journal import FileJournal, JournalError
-from transports.broker.listening import (
-    AlreadyServedError,
-    SocketLock,
-    listen_on_tcp,
-    listen_on_unix,
-    prepare_directory,
-)
+from transports.broker.journal import FileJournal, JournalError, JournalLocked
+from transports.broker.listening import AlreadyServedError, UnixListener, listen_on_tcp
 from transports.broker.server import BrokerServer
 from transports.engine.errors import EngineError
 from transports.wire.address import DEFAULT_PORT, TcpAddress, UnixAddress
 from transports.wire.frames import DEFAULT_FRAME_MAX
-from transports.wire.places import default_journal, default_socket
+from transports.wire.lock_file import name_socket, read_holder
+from transports.wire.places import default_journal, default_socket, journal_lock
 from transports.wire.program import ALREADY_SERVED, TOKEN_VARIABLE
 
 __all__ = ["arguments", "main", "run"]
@@ -104,6 +98,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         asyncio.run(run(options, lambda: report(0, str(os.getpid()))))
     except AlreadyServedError as error:
         code, text = ALREADY_SERVED, str(error)
+    except JournalLocked as error:
+        code, text = ALREADY_SERVED, str(error)
+        socket = read_holder(journal_lock(options.journal)).socket
+        if socket is not None:
+            text += f"; that one serves {socket} (liap-broker://{socket})"
     except (EngineError, JournalError, OSError, ValueError) as error:
         code, text = 1, f"the broker cannot serve: {error}"
     if code:
@@ -152,10 +151,9 @@ async def run(options: argparse.Namespace, serving: Callable[[], None]) -> None:
     token = os.environ.pop(TOKEN_VARIABLE, "")
     if tcp is not None and not token:
         raise ValueError(f"--tcp needs a token: set {TOKEN_VARIABLE} to a secret that clients give in their URL")
-    prepare_directory(unix)
     with ExitStack() as held:
-        lock = SocketLock(unix.path)
-        held.callback(lock.release)
+        listener = UnixListener(unix)
+        held.callback(listener.release)
         journal = None
         if options.journal != "none":
             journal = FileJournal(options.journal, sync=options.sync)
@@ -168,18 +166,17 @@ async def run(options: argparse.Namespace, serving: Callable[[], None]) -> None:
             idle_exit=options.idle_exit,
             on_idle=lambda: end(f"nobody was here for {options.idle_exit:g} s"),
         )
-        listeners = [await listen_on_unix(server, unix)]
-        held.callback(listeners[0].close)  # also where the other cannot be opened
-        held.callback(Path(unix.path).unlink, missing_ok=True)
+        listeners = held.enter_context(ExitStack())
+        await listener.listen(server, end)
+        listeners.callback(listener.close)
         if tcp is not None:
-            listeners.append(await listen_on_tcp(server, tcp, token))
+            listeners.callback((await listen_on_tcp(server, tcp, token)).close)
+        if journal is not None:
+            name_socket(journal_lock(options.journal), unix.path)
         logger.info("serving %s%s, journal %s", unix, "" if tcp is None else f" and {tcp}", options.journal)
         serving()
-        try:
-            reason = await ended
-        finally:
-            for listener in listeners:
-                listener.close()
+        reason = await ended
+        listeners.close()
         logger.info("stopping: %s", reason)
         await server.close(f"the broker stops: {reason}")
 

@@ -3,25 +3,35 @@
 The lock beside a Unix socket (``PATH.lock``) is held as long as its broker lives, by the kernel's word and not by a
 file that can be left behind. Whoever holds it may remove a socket file that a killed broker left; whoever does not get
 it knows that a broker serves there, and which.
+
+Others can remove both files from under a broker that lives: who cleans up temporary files, or the runtime directory of
+a user who has logged out. Nobody could connect then, and no other broker could take the journal; so a broker looks
+every few seconds, binds its socket again, and ends when it cannot. Clients that are connected notice nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 from transports.broker.server import BrokerServer
-from transports.engine.errors import InvalidArgument
+from transports.engine.errors import EngineError, InvalidArgument
 from transports.wire.address import TcpAddress, UnixAddress
 from transports.wire.lock_file import LockFile
 from transports.wire.places import default_socket, private_directory
 
-__all__ = ["AlreadyServedError", "SocketLock", "listen_on_tcp", "listen_on_unix", "prepare_directory"]
+__all__ = ["AlreadyServedError", "UnixListener", "listen_on_tcp"]
 
 BACKLOG = 512
+LOOK_SECONDS = 2.0
+MOST_TRIES = 5
 LEAST_TOKEN = 16
+
+logger = logging.getLogger("transports.broker")
 
 
 class AlreadyServedError(Exception):
@@ -43,18 +53,88 @@ class SocketLock:
         """Take the lock and write this process's number into it; raises AlreadyServedError."""
         self._file = LockFile(f"{path}.lock")
         if not self._file.take():
-            holder = self._file.holder()
+            holder = self._file.holder().pid
             self._file.release()
             raise AlreadyServedError(path, holder)
         self._file.sign()
+
+    @property
+    def in_place(self) -> bool:
+        """Whether another broker would find the path taken: nobody has removed the lock's file."""
+        return self._file.in_place
 
     def release(self) -> None:
         """Let another broker serve the path."""
         self._file.release()
 
 
-async def listen_on_unix(server: BrokerServer, address: UnixAddress) -> asyncio.Server:
-    """Serve a Unix socket that only this user can connect to (mode 0600). The caller holds its :class:`SocketLock`."""
+class UnixListener:
+    """A Unix socket that only this user can connect to (mode 0600): its lock, its file, and who listens there."""
+
+    def __init__(self, address: UnixAddress) -> None:
+        """Make the directory and take the lock; raises AlreadyServedError, InvalidArgument, OSError."""
+        self.address = address
+        prepare_directory(address)
+        self._lock = SocketLock(address.path)
+        self._listener: asyncio.Server | None = None
+        self._bound: os.stat_result | None = None
+        self._watch: asyncio.Task[None] | None = None
+
+    async def listen(self, server: BrokerServer, on_lost: Callable[[str], None]) -> None:
+        """Serve the path. on_lost: called, with the reason, when the socket is gone and cannot be bound again."""
+        await self._bind(server)
+        self._watch = server.loop.create_task(self._stay(server, on_lost))
+
+    async def _bind(self, server: BrokerServer) -> None:
+        before, self._listener = self._listener, await _listen(server, self.address)
+        self._bound = os.stat(self.address.path)
+        if before is not None:
+            before.close()
+
+    async def _stay(self, server: BrokerServer, on_lost: Callable[[str], None]) -> None:
+        failed = 0
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            if self._lock.in_place and self._is_ours():
+                continue
+            try:
+                prepare_directory(self.address)
+                if not self._lock.in_place:
+                    lost, self._lock = self._lock, SocketLock(self.address.path)
+                    lost.release()
+                await self._bind(server)
+            except (AlreadyServedError, EngineError, OSError) as error:
+                failed += 1
+                if failed == MOST_TRIES:  # not at once: it may be another broker that is just told that we are here
+                    on_lost(f"its socket was removed and cannot be made again: {error}")
+                    return
+            else:
+                failed = 0
+                logger.warning("the socket %s had been removed; serving it again", self.address)
+
+    def _is_ours(self) -> bool:
+        try:
+            return self._bound is not None and os.path.samestat(os.stat(self.address.path), self._bound)
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        """Let nobody connect any more, and remove the socket."""
+        if self._watch is not None:
+            self._watch.cancel()
+        if self._listener is not None:
+            if self._is_ours():
+                os.unlink(self.address.path)
+            self._listener.close()
+
+    def release(self) -> None:
+        """Close, and let another broker serve the path."""
+        self.close()
+        self._lock.release()
+
+
+async def _listen(server: BrokerServer, address: UnixAddress) -> asyncio.Server:
+    """Bind a Unix socket, whose lock is held, and listen there."""
     path = Path(address.path)
     if path.exists() or path.is_symlink():
         if not path.is_socket():

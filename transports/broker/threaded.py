@@ -9,10 +9,9 @@ import asyncio
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from pathlib import Path
 from typing import Any, TypeVar
 
-from transports.broker.listening import SocketLock, listen_on_tcp, listen_on_unix, prepare_directory
+from transports.broker.listening import UnixListener, listen_on_tcp
 from transports.broker.server import BrokerServer
 from transports.engine import VirtualClock
 from transports.wire.address import TcpAddress, UnixAddress
@@ -101,15 +100,14 @@ class BrokerThread:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[str] = self._loop.create_future()
-        prepare_directory(self.address)
         with ExitStack() as held:
-            lock = SocketLock(self.address.path)
-            held.callback(lock.release)
+            unix = UnixListener(self.address)
+            held.callback(unix.release)
             self._options.setdefault("on_failure", lambda error: self._end(f"its journal failed: {error}"))
             self._server = server = BrokerServer(self._loop, **self._options)
             listeners = held.enter_context(ExitStack())
-            listeners.callback((await listen_on_unix(server, self.address)).close)
-            held.callback(Path(self.address.path).unlink, missing_ok=True)
+            await unix.listen(server, self._end)
+            listeners.callback(unix.close)
             if self.tcp is not None:
                 on_tcp = await listen_on_tcp(server, self.tcp, self._token)
                 listeners.callback(on_tcp.close)

@@ -3,6 +3,10 @@
 Why a lock file: a hundred workers that start at once must not start a hundred brokers. Whoever holds the lock starts
 one and waits until it serves; the others wait for the lock, and find it serving. The broker itself holds another lock
 as long as it lives, so that whatever happens here there is one broker on one socket.
+
+A broker may be there and not answer: it reads a long journal, it is just ending, or its socket was removed and it has
+not noticed yet. The one that was started says so and ends; whoever holds the lock then waits for the other, and starts
+one again only now and then.
 """
 
 from __future__ import annotations
@@ -12,31 +16,45 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from socket import socket
 
 from transports.engine.errors import EngineError
 from transports.errors import BrokerUnavailableError, from_engine
 from transports.wire.address import UnixAddress
-from transports.wire.lock_file import LockFile
-from transports.wire.places import default_journal, default_log, private_directory
+from transports.wire.lock_file import LockFile, read_holder
+from transports.wire.places import default_journal, default_log, is_own, journal_lock, private_directory
 from transports.wire.program import ALREADY_SERVED
 
-__all__ = ["IDLE_EXIT", "START_SECONDS", "start_broker"]
+__all__ = ["IDLE_EXIT", "START_SECONDS", "own_places", "start_broker"]
 
 START_SECONDS = 30.0
 #: Seconds without any client after which a broker that was started by itself ends; its journal stays.
 IDLE_EXIT = 600
-LOCK_POLL = 0.02
+POLL = 0.02
+#: Seconds between two starts while a broker is there that does not answer: it may be ending, or reading its journal.
+FIRST_PAUSE, MOST_PAUSE = 0.2, 5.0
 
 logger = logging.getLogger("transports.served")
 
 
-def start_broker(address: UnixAddress, deadline: float) -> None:
-    """Start the user's broker in the background, unless another process does; return when one serves the socket.
+def own_places(address: UnixAddress) -> list[UnixAddress]:
+    """Return where the user's own broker can be: on its socket, or on that of the broker that has the user's journal.
 
-    deadline: monotonic time. Raises BrokerUnavailableError with what the broker said when it could not start.
+    Only in directories where nobody else can have put a socket.
+    """
+    named = read_holder(journal_lock(default_journal())).socket
+    places = [address] if named is None else [address, UnixAddress(named)]
+    return [place for place in places if is_own(Path(place.path).parent)]
+
+
+def start_broker(address: UnixAddress, deadline: float, reach: Callable[[], socket | None]) -> socket | None:
+    """Start the user's broker in the background and return a connection to it; None when another process has done it.
+
+    deadline: monotonic time. reach: returns a connection, or None where nobody answers.
+    Raises BrokerUnavailableError with what the broker said when it could not start, or does not answer.
     """
     try:
         private_directory(Path(address.path).parent)
@@ -44,8 +62,29 @@ def start_broker(address: UnixAddress, deadline: float) -> None:
     except EngineError as error:
         raise from_engine(error) from error
     with _alone(f"{address.path}.starting", deadline) as first:
-        if first:
-            _start(address, deadline)
+        return _start_and_reach(address, deadline, reach) if first else None
+
+
+def _start_and_reach(address: UnixAddress, deadline: float, reach: Callable[[], socket | None]) -> socket:
+    """Start a broker. Where there is one that does not answer yet, wait for it, and start another if it has gone."""
+    pause = FIRST_PAUSE
+    while True:
+        there_is = _start(address, deadline)
+        again = min(time.monotonic() + pause, deadline)
+        while (sock := reach()) is None and time.monotonic() < again:
+            time.sleep(POLL)
+        if sock is not None:
+            return sock
+        if time.monotonic() >= deadline:
+            raise BrokerUnavailableError(
+                f"{there_is or f'a broker was started on {address}'}; nobody answers there: it may be reading a long "
+                f"journal (see {default_log()}), or hang; wait for it, or kill it"
+            )
+        if there_is and pause == 2 * FIRST_PAUSE:
+            logger.warning(
+                "%s, but does not answer; waiting for it up to %.0f s", there_is, deadline - time.monotonic()
+            )
+        pause = min(2 * pause, MOST_PAUSE)
 
 
 @contextmanager
@@ -60,13 +99,14 @@ def _alone(path: str, deadline: float) -> Iterator[bool]:
                 raise BrokerUnavailableError(
                     f"another process has been starting a broker for too long (it holds {path}); see {log}"
                 )
-            time.sleep(LOCK_POLL)
+            time.sleep(POLL)
         yield not waited
     finally:
         lock.release()
 
 
-def _start(address: UnixAddress, deadline: float) -> None:
+def _start(address: UnixAddress, deadline: float) -> str | None:
+    """Start a broker; return what it says of another one that is there already, None when it serves."""
     log = default_log()
     command = [sys.executable, "-m", "transports.broker", "--background"]
     command += ["--socket", address.path, "--journal", default_journal(), "--log", log, "--idle-exit", str(IDLE_EXIT)]
@@ -96,6 +136,8 @@ def _start(address: UnixAddress, deadline: float) -> None:
             IDLE_EXIT,
             pid,
         )
-    elif done.returncode != ALREADY_SERVED:
-        said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise BrokerUnavailableError(f"no broker on {address}, and none could be started: {said} (log: {log})")
+        return None
+    said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+    if done.returncode == ALREADY_SERVED:
+        return said
+    raise BrokerUnavailableError(f"no broker on {address}, and none could be started: {said} (log: {log})")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import socket
+from contextlib import suppress
 from time import monotonic, sleep
 
 from transports.errors import BrokerUnavailableError
-from transports.served.auto_start import START_SECONDS, start_broker
+from transports.served.auto_start import START_SECONDS, own_places, start_broker
 from transports.wire.address import TcpAddress, UnixAddress
 from transports.wire.program import TOKEN_VARIABLE
 
@@ -18,17 +19,31 @@ BACKLOG_FULL_SECONDS = 0.01
 def dial(address: UnixAddress | TcpAddress, timeout: float, *, auto_start: bool = False) -> socket.socket:
     """Return a socket connected to ``address`` within ``timeout`` seconds.
 
-    auto_start: start a broker there, in the background, if nobody serves the address; that may take START_SECONDS.
+    auto_start: the address is the user's own; if nobody serves it, connect to the broker that has the user's journal,
+    or start one in the background. That may take START_SECONDS.
     Raises BrokerUnavailableError.
     """
-    deadline = monotonic() + (max(timeout, START_SECONDS) if auto_start else timeout)
-    while True:
-        try:
-            return _connect(address, timeout)
-        except OSError as error:
-            if not auto_start or not isinstance(address, UnixAddress) or monotonic() >= deadline:
-                raise BrokerUnavailableError(f"no broker on {address} ({error}); start one: {_how(address)}") from error
-        start_broker(address, deadline)
+    if auto_start and isinstance(address, UnixAddress):
+        return _dial_own(address, timeout)
+    try:
+        return _connect(address, timeout)
+    except OSError as error:
+        raise BrokerUnavailableError(f"no broker on {address} ({error}); start one: {_how(address)}") from error
+
+
+def _dial_own(address: UnixAddress, timeout: float) -> socket.socket:
+    deadline = monotonic() + max(timeout, START_SECONDS)
+
+    def reach() -> socket.socket | None:
+        for place in own_places(address):
+            with suppress(OSError):
+                return _connect(place, timeout)
+        return None
+
+    sock = reach()
+    while sock is None:
+        sock = start_broker(address, deadline, reach) or reach()
+    return sock
 
 
 def _how(address: UnixAddress | TcpAddress) -> str:

@@ -2,6 +2,10 @@
 
 The socket is in the user's runtime directory, where the processes of one user meet; journal and log are in the user's
 directory for state (XDG Base Directory Specification), which outlives a restart of the machine.
+
+Processes of one user may have different environments (a login and a cron job), and so different sockets for one
+journal. Only one broker can have the journal; it writes its socket into the journal's lock file, where processes that
+find nobody on their own socket look for it.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from pathlib import Path
 
 from transports.engine.errors import InvalidArgument
 
-__all__ = ["default_journal", "default_log", "default_socket", "private_directory"]
+__all__ = ["default_journal", "default_log", "default_socket", "is_own", "journal_lock", "private_directory"]
 
 FOLDER = "liap-tasks"
 
@@ -45,6 +49,11 @@ def default_journal() -> str:
     return str(_state() / "journal")
 
 
+def journal_lock(journal: str | os.PathLike[str]) -> str:
+    """Return the file that a broker holds while it has a journal; its signature names the broker's socket."""
+    return str(Path(journal, "lock"))
+
+
 def default_log() -> str:
     """Return the log file of the user's own broker where it was started in the background."""
     return str(_state() / "broker.log")
@@ -61,3 +70,12 @@ def private_directory(directory: Path) -> None:
         raise InvalidArgument(
             "directory", str(directory), "a directory of your own that nobody else can enter (chmod 700), and no link"
         )
+
+
+def is_own(directory: Path) -> bool:
+    """Tell whether a directory is there into which this user alone can have put what is in it, and no link."""
+    try:
+        found = os.lstat(directory)
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not stat.S_IMODE(found.st_mode) & 0o022

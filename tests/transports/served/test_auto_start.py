@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import kombu
 import pytest
 
+from tests.transports.served.processes import BrokerProcess
 from transports import BrokerUnavailableError
-from transports.served import auto_start
+from transports.served import auto_start, dialing
+from transports.wire.address import UnixAddress
 from transports.wire.places import default_journal, default_log, default_socket
+from transports.wire.program import ALREADY_SERVED
 
 PATIENCE = 60
 
@@ -31,7 +36,8 @@ def home() -> Iterator[Path]:
             environment.setenv(variable, str(path))
         yield Path(folder)
         if (pid := broker_pid()) is not None:
-            end(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # killed by the test
+                end(pid, signal.SIGKILL)
 
 
 def broker_pid() -> int | None:
@@ -152,6 +158,86 @@ def test_a_runtime_directory_that_others_can_enter_is_refused() -> None:
 
     with pytest.raises(Exception, match="nobody else can enter"):
         kombu.Connection("liap-broker://").connect()
+
+
+def test_a_runtime_directory_that_others_can_enter_is_refused_also_where_somebody_serves() -> None:
+    directory = Path(default_socket()).parent
+    with BrokerProcess(default_socket()):
+        directory.chmod(0o777)
+
+        with pytest.raises(Exception, match="nobody else can enter"):
+            kombu.Connection("liap-broker://").connect()
+
+
+# -- a broker that is there, but not where it is looked for ----------------------------------------------------
+
+
+@pytest.mark.parametrize("removed", ["socket", "directory"])
+def test_a_broker_whose_socket_was_removed_is_found_again(removed: str) -> None:
+    with kombu.Connection("liap-broker://") as connection:
+        channel = connection.channel()
+        pid = channel.broker_stats()["pid"]
+        if removed == "socket":
+            Path(default_socket()).unlink()
+        else:
+            shutil.rmtree(Path(default_socket()).parent)
+
+        assert facts()["pid"] == pid
+        assert channel.broker_stats()["pid"] == pid  # who was connected has noticed nothing
+
+
+def test_a_broker_that_is_there_and_does_not_answer_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    starts: list[object] = []
+
+    def start(*asked: object) -> str:
+        starts.append(asked)
+        return "a broker serves this socket already (process 5)"
+
+    monkeypatch.setattr(auto_start, "_start", start)
+    monkeypatch.setattr(dialing, "START_SECONDS", 1.0)
+
+    with pytest.raises(BrokerUnavailableError, match=r"already \(process 5\); nobody answers there: .*, or kill it"):
+        dialing.dial(UnixAddress(default_socket()), 1.0, auto_start=True)
+
+    assert len(starts) <= 3  # after 0, 0.2 and 0.6 s
+    assert caplog.text.count("waiting for it up to") == 1
+
+
+def test_processes_with_other_runtime_directories_meet_on_one_broker(
+    home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pid = facts()["pid"]
+    with monkeypatch.context() as environment:
+        (home / "other").mkdir(mode=0o700)
+        environment.setenv("XDG_RUNTIME_DIR", str(home / "other"))
+
+        assert facts()["pid"] == pid
+    assert caplog.text.count("started a broker") == 1
+
+
+def test_a_broker_that_was_killed_is_looked_for_nowhere_else(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed = facts()["pid"]
+    assert isinstance(killed, int)
+    end(killed, signal.SIGKILL)
+    (home / "other").mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(home / "other"))
+
+    pid = facts()["pid"]
+    assert isinstance(pid, int)
+    end(pid, signal.SIGKILL)
+    assert broker_pid() == pid != killed
+
+
+def test_a_broker_on_a_journal_in_use_says_who_has_it_and_where(home: Path) -> None:
+    pid = facts()["pid"]
+
+    code, log = BrokerProcess(str(home / "b.sock"), "--journal", default_journal()).ended()
+
+    assert code == ALREADY_SERVED
+    assert f"belongs to process {pid}" in log
+    assert f"that one serves {default_socket()} (liap-broker://{default_socket()})" in log
 
 
 def test_a_socket_that_was_named_is_never_served_by_itself(home: Path) -> None:

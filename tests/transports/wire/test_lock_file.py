@@ -13,7 +13,7 @@ import pytest
 from tests.transports.forking import idle_child, in_child
 from transports.broker import BrokerThread
 from transports.broker.journal import FileJournal
-from transports.wire.lock_file import LockFile
+from transports.wire.lock_file import LockFile, name_socket, read_holder
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork"),
@@ -47,10 +47,26 @@ def test_who_does_not_get_it_reads_who_has_it_and_leaves_it_alone(path: Path, he
     other = LockFile(path)
 
     assert not other.take()
-    assert other.holder() == os.getpid()
+    assert other.holder().pid == os.getpid()
     other.release()
-    assert held.holder() == os.getpid()
+    assert held.holder().pid == os.getpid()
     assert not can_be_had(path)
+
+
+def test_the_signature_names_the_process_and_its_socket_until_it_is_given_up(path: Path, held: LockFile) -> None:
+    name_socket(str(path), "/run/a b.sock")
+    assert read_holder(str(path)) == (os.getpid(), "/run/a b.sock")
+
+    held.release()
+    assert read_holder(str(path)) == read_holder("/nowhere") == (None, None)
+
+
+def test_a_lock_whose_file_was_removed_is_not_in_place(path: Path, held: LockFile) -> None:
+    assert held.in_place
+    path.unlink()
+    assert not held.in_place
+    path.touch()
+    assert not held.in_place
 
 
 def test_what_is_released_can_be_had_while_a_child_lives_that_was_forked_before(path: Path, held: LockFile) -> None:
@@ -63,13 +79,13 @@ def test_what_is_released_can_be_had_while_a_child_lives_that_was_forked_before(
 def test_a_child_that_releases_its_parent_s_lock_changes_nothing(path: Path, held: LockFile) -> None:
     assert in_child(lambda: str(held.release())) == "None"
 
-    assert held.holder() == os.getpid()
+    assert held.holder().pid == os.getpid()
     assert not can_be_had(path)
 
 
 FORKING = """
 import os, sys, time
-from transports.wire.lock_file import LockFile
+from transports.wire.lock_file import LockFile, name_socket, read_holder
 lock = LockFile(sys.argv[1])
 assert lock.take()
 if os.fork() == 0:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from transports.broker.journal.errors import JournalError, JournalLocked
 from transports.wire.lock_file import LockFile
+from transports.wire.places import journal_lock
 
 __all__ = ["JournalDirectory", "sync_directory"]
 
@@ -27,11 +28,11 @@ class JournalDirectory:
         self.path = path
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = LockFile(path / "lock")
+            self._lock = LockFile(journal_lock(path))
         except OSError as error:
             raise JournalError.of("cannot open the journal", path, error) from error
         if not self._lock.take():
-            pid = self._lock.holder()
+            pid = self._lock.holder().pid
             self._lock.release()
             raise JournalLocked(path, pid or 0)
         self._lock.sign()
