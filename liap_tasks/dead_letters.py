@@ -1,9 +1,9 @@
 """Task-side dead letters: how they are written and how both kinds are read.
 
-A task's dead letter is the original message, published to the dead-letter exchange with its own routing key, body and
-headers, and one header more, ``x-liap-dead-letter`` (a table: letter_id, reason, detail, exception, traceback,
-attempts, queue, exchange, routing_key, task, id, time). A broker's dead letter has RabbitMQ's ``x-death`` instead.
-:func:`peek` reads both as :class:`DeadLetterRecord`.
+A task's dead letter is the original message as it came, whatever the task has done to its arguments. It is published to
+the dead-letter exchange with its own routing key, body and headers, and one header more, ``x-liap-dead-letter`` (a
+table: letter_id, reason, detail, exception, traceback, attempts, queue, exchange, routing_key, task, id, time). A
+broker's dead letter has RabbitMQ's ``x-death`` instead. :func:`peek` reads both as :class:`DeadLetterRecord`.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from celery.utils.log import get_logger
+from celery.utils.saferepr import saferepr
 from kombu import Queue
-from kombu.utils import json as kombu_json
+from kombu.exceptions import EncodeError
+from kombu.serialization import dumps
 from pydantic import BaseModel, ConfigDict
 
 from liap_tasks.configuration import DEAD_LETTER_EXCHANGE, dead_letter_queue
@@ -24,13 +27,16 @@ from liap_tasks.errors import DeadLetterError
 from liap_tasks.metadata import Attempt, MessageMetadata, shorten, text_of
 from liap_tasks.origin import queue_of_origin
 from liap_tasks.policies import DeadLetter, DeadLetterReason
+from liap_tasks.received import ReceivedMessage, received_message
 from liap_tasks.time_source import clock_of
+from transports import InvalidArgumentError
 
 if TYPE_CHECKING:
     from liap_tasks.application import LiapApp
 
 __all__ = [
     "HEADER",
+    "UNSENDABLE",
     "DeadLetterRecord",
     "count",
     "death_record",
@@ -46,7 +52,11 @@ HEADER = "x-liap-dead-letter"
 CONTINUES_HEADER = "x-group-continues"
 NOT_KEPT = (HEADER, CONTINUES_HEADER)  # a dead letter's group goes on without it
 MAX_TRACEBACK = 8_000
+SHOWN_ONLY = ("argsrepr", "kwargsrepr")  # headers for logs and monitors
 KEPT_PROPERTIES = ("correlation_id", "reply_to", "priority", "message_id", "timestamp", "type", "app_id")
+
+UNSENDABLE = (EncodeError, InvalidArgumentError, TypeError, ValueError, OverflowError, RecursionError)
+"""What a publish raises that can never succeed: what cannot be encoded, or is too large for the broker."""
 
 logger = get_logger("liap_tasks.dead_letters")
 
@@ -98,7 +108,7 @@ def death_record(
     return {
         "letter_id": str(uuid4()),
         "reason": verdict.reason.value,
-        "detail": verdict.detail,
+        "detail": shorten(verdict.detail, MAX_TRACEBACK),
         "task": task,
         "id": id,
         "queue": queue,
@@ -136,6 +146,17 @@ def publish(
         attempts=metadata.attempts,
         at=clock_of(app).time(),
     )
+    try:
+        received = received_message(request) or _never_sent(app, request, task)
+        dead = received._replace(headers={**received.headers, **(request.headers or {})})
+        _publish_in_full_or_bare(app, dead, record, routing_key)
+    except Exception as failure:
+        raise DeadLetterError(f"task {task}[{request.id}] could not be dead-lettered: {failure!r}") from failure
+    logger.error("Task %s[%s] is a dead letter: %s (%r)", task, request.id, verdict, error)
+
+
+def _never_sent(app: LiapApp, request: Any, task: str) -> ReceivedMessage:
+    """Return the message that the call of an eager request would have been."""
     limits = request.timelimit or (None, None)
     message = app.amqp.create_task_message(
         request.id,
@@ -159,28 +180,14 @@ def publish(
         origin=request.origin,
         ignore_result=request.ignore_result,
     )
-    custom = {key: value for key, value in (request.headers or {}).items() if key not in NOT_KEPT}
-    priority = info.get("priority")
+    serializer = getattr(app.tasks.get(task), "serializer", None) or app.conf.task_serializer
     try:
-        with app.producer_or_acquire() as producer:
-            publish_routed(
-                producer,
-                _encodable(message.body),
-                queue=dead_letter_queue(),
-                exchange=DEAD_LETTER_EXCHANGE,
-                routing_key=routing_key,
-                declare=[dead_letter_queue()],
-                headers={**message.headers, **custom, HEADER: record},
-                serializer=app.conf.task_serializer,
-                delivery_mode=2,
-                retry=True,
-                retry_policy=app.conf.task_publish_retry_policy,
-                **message.properties,
-                **({} if priority is None else {"priority": priority}),
-            )
-    except Exception as failure:
-        raise DeadLetterError(f"task {task}[{request.id}] could not be dead-lettered: {failure!r}") from failure
-    logger.error("Task %s[%s] is a dead letter: %s (%r)", task, request.id, verdict, error)
+        content_type, encoding, body = dumps(message.body, serializer)
+    except UNSENDABLE:  # it was never sent, so nobody has found out
+        args, kwargs, embed = message.body
+        shown = [[saferepr(each) for each in args], {str(name): saferepr(each) for name, each in kwargs.items()}, embed]
+        content_type, encoding, body = dumps(shown, "json")
+    return ReceivedMessage(body, content_type, encoding, message.headers, message.properties)
 
 
 def publish_message(
@@ -206,21 +213,46 @@ def publish_message(
         at=clock_of(app).time(),
     )
     try:
-        with app.producer_or_acquire() as producer:
-            publish_received(
-                producer,
-                message,
-                record,
-                queue=dead_letter_queue(),
-                exchange=DEAD_LETTER_EXCHANGE,
-                routing_key=queue,
-                declare=[dead_letter_queue()],
-                retry=True,
-                retry_policy=app.conf.task_publish_retry_policy,
-            )
+        _publish_in_full_or_bare(app, message, record, queue)
     except Exception as failure:
         raise DeadLetterError(f"a message of queue {queue!r} could not be dead-lettered: {failure!r}") from failure
     logger.error("A message of queue %s is a dead letter: %s (%r)", queue, verdict, error)
+
+
+def _publish_in_full_or_bare(app: LiapApp, message: Any, record: dict[str, Any], routing_key: str) -> None:
+    """Publish a dead letter; if what is told of it is too much, or cannot be sent, then without that.
+
+    Why: a message close to the bound that a broker has could neither be kept nor go on.
+    """
+    with app.producer_or_acquire() as producer:
+        publish = partial(
+            publish_received,
+            producer,
+            queue=dead_letter_queue(),
+            exchange=DEAD_LETTER_EXCHANGE,
+            routing_key=routing_key,
+            declare=[dead_letter_queue()],
+            retry=True,
+            retry_policy=app.conf.task_publish_retry_policy,
+        )
+        try:
+            publish(message, record)
+        except UNSENDABLE as error:
+            logger.warning("a dead letter of %s is kept without its texts: %r", record["task"], error)
+            publish(message, _bare(record), headers=_bare_headers(message.headers or {}))
+
+
+def _bare(record: dict[str, Any]) -> dict[str, Any]:
+    """Return what is told of a death, as short as can be."""
+    attempts = [{**attempt, "message": ""} for attempt in record["attempts"][-1:]]
+    detail = shorten(record["detail"], MAX_ERROR_TEXT)
+    return {**record, "detail": detail, "message": None, "traceback": None, "attempts": attempts}
+
+
+def _bare_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the headers that a message needs, without those that only tell what it is."""
+    metadata = MessageMetadata.from_headers(headers).model_copy(update={"attempts": ()})
+    return {**{name: headers[name] for name in headers if name not in SHOWN_ONLY}, **metadata.as_headers()}
 
 
 def publish_received(
@@ -231,14 +263,18 @@ def publish_received(
     queue: Queue,
     exchange: str,
     routing_key: str,
+    headers: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> None:
     """Publish a message as it was received (a kombu message) with the record of its death, to a dead-letter queue.
 
-    exchange, routing_key: by which it comes there. options: of ``kombu.Producer.publish``.
-    Raises DeadLetterError when no queue has it, and what the publish raises.
+    exchange, routing_key: by which it comes there. headers: instead of the message's own. options: of
+    ``kombu.Producer.publish``. Raises DeadLetterError when no queue has it, and what the publish raises.
     """
-    headers = {key: value for key, value in (message.headers or {}).items() if key not in NOT_KEPT}
+    given = message.headers or {} if headers is None else headers
+    kept = {key: value for key, value in given.items() if key not in NOT_KEPT}
+    if not getattr(message, "errors", None):
+        kept.pop("compression", None)  # kombu has undone it
     properties = {name: value for name, value in (message.properties or {}).items() if name in KEPT_PROPERTIES}
     publish_routed(
         producer,
@@ -246,25 +282,13 @@ def publish_received(
         queue=queue,
         exchange=exchange,
         routing_key=routing_key,
-        headers={**headers, HEADER: dict(record)},
+        headers={**kept, HEADER: dict(record)},
         content_type=message.content_type,
         content_encoding=message.content_encoding,
         delivery_mode=2,
         **properties,
         **options,
     )
-
-
-def _encodable(body: Any) -> Any:
-    """Return the body; what the task has put into its arguments and JSON cannot carry is replaced by its ``repr``.
-
-    Why: such a message could neither be retried nor dead-lettered, and would go round for ever.
-    """
-    try:
-        kombu_json.dumps(body)
-    except (TypeError, ValueError):
-        return json.loads(json.dumps(body, default=repr, skipkeys=True))
-    return body
 
 
 def publish_routed(producer: Any, body: Any, *, queue: Queue | None, **options: Any) -> None:

@@ -105,7 +105,12 @@ def text_of(error: BaseException) -> str:
 
 
 def shorten(text: str, limit: int) -> str:
-    """Return ``text`` with at most about ``limit`` characters: its beginning and its end."""
+    """Return ``text`` with at most about ``limit`` characters, its beginning and its end, as a header can carry it.
+
+    Half of a surrogate pair is escaped: Python has it in the name of a file that is not UTF-8, and UTF-8 cannot.
+    """
+    if not text.isascii():
+        text = text.encode("utf-8", "backslashreplace").decode("utf-8")
     if len(text) <= limit:
         return text
     half = limit // 2

@@ -19,13 +19,13 @@ from celery import Task
 from celery.exceptions import Ignore, Reject, TaskPredicate
 from celery.exceptions import Retry as CeleryRetry
 from celery.utils.log import get_logger
-from kombu.exceptions import EncodeError
 
 from liap_tasks import calls
 from liap_tasks.attempt import back_to_its_queue, note_attempt, run_attempt
 from liap_tasks.calls import AwaitableResult
 from liap_tasks.continuation import keep_call
 from liap_tasks.coroutines.running import is_coroutine_task
+from liap_tasks.dead_letters import UNSENDABLE
 from liap_tasks.giving_up import given_up
 from liap_tasks.handlers import MessageFilter
 from liap_tasks.keys import Key, headers_of_retry, key_of
@@ -40,6 +40,7 @@ from liap_tasks.policies import (
     Unique,
 )
 from liap_tasks.policies.deadline import deadline_from
+from liap_tasks.received import received_message
 from liap_tasks.settings import settings_of
 from liap_tasks.unique.keeper import HeldLock
 from liap_tasks.unique.publishing import continues_a_call, publish_unique
@@ -53,7 +54,6 @@ logger = get_logger("liap_tasks.task")
 _rng = Random()
 
 COROUTINE_SLACK = 1.0
-UNSENDABLE = (EncodeError, TypeError, ValueError)
 
 
 class LiapTask(Task[Any, Any]):
@@ -288,8 +288,9 @@ class LiapTask(Task[Any, Any]):
     ) -> Any:
         """Publish another attempt and raise Celery's ``Retry``; see Celery's ``retry``.
 
-        countdown: seconds, below one too; default is what the retry policy's delay says. max_retries: default is the
-        retry policy's. When they are spent the message becomes a dead letter, whatever its policy would say. A retry
+        args, kwargs: default is what the call was sent with, whatever the attempt has done to it since. countdown:
+        seconds, below one too; default is what the retry policy's delay says. max_retries: default is the retry
+        policy's. When they are spent the message becomes a dead letter, whatever its policy would say. A retry
         that cannot be published sends the message back to its queue.
         """
         request: Any = self.request
@@ -302,12 +303,18 @@ class LiapTask(Task[Any, Any]):
             note_attempt(self, exc or sys.exc_info()[1])
         if countdown is None and not eta:
             countdown = self.retry_policy.delay(self.attempt, _rng)
+        received = received_message(request)
+        if received is not None and (args is None or kwargs is None):
+            sent_args, sent_kwargs = received.call(self.app)
+            args, kwargs = sent_args if args is None else args, sent_kwargs if kwargs is None else kwargs
         try:
             retried = super().retry(args, kwargs, exc, throw, eta, countdown, limit, **options)
         except Reject as failure:
             reason = getattr(failure, "reason", None)
             if isinstance(reason, UNSENDABLE):  # it will never be possible: let the attempt end as a dead letter
-                request.liap_verdict = DeadLetter(DeadLetterReason.PROCESSING_FAILED, "its retry cannot be encoded")
+                request.liap_verdict = DeadLetter(
+                    DeadLetterReason.PROCESSING_FAILED, "its retry can never be published"
+                )
                 raise reason from exc
             # Celery would reject the message for good; it goes back to its queue instead.
             logger.critical("retry of %s[%s] could not be published: %r", self.name, request.id, reason)

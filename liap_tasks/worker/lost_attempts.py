@@ -20,6 +20,7 @@ from celery.utils.log import get_logger
 from liap_tasks import attempt, dead_letters
 from liap_tasks.errors import DeadLetterError
 from liap_tasks.policies import DeadLetter, DeadLetterReason, Retry
+from liap_tasks.received import received_message
 from liap_tasks.task_statistics import marked_as_dead_letter
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ __all__ = ["Ending", "end_lost_attempt"]
 
 logger = get_logger("liap_tasks.lost_attempts")
 _rng = Random()
+
+RETRY_IMPOSSIBLE = "its retry can never be published"
 
 
 class Ending(Enum):
@@ -48,9 +51,8 @@ def end_lost_attempt(task: LiapTask, context: Context, error: Exception, traceba
     try:
         decision = attempt.decide(task, error)
         attempt.note_attempt(task, error)
-        if isinstance(decision, Retry):
-            ending = _publish_retry(task, context, decision)
-        else:
+        ending = _publish_retry(task, context, decision) if isinstance(decision, Retry) else None
+        if ending is None:
             ending = _publish_dead_letter(task, context, _verdict(decision, error), error, traceback)
     finally:
         task.request_stack.pop()
@@ -59,17 +61,23 @@ def end_lost_attempt(task: LiapTask, context: Context, error: Exception, traceba
     return ending
 
 
-def _verdict(decision: DeadLetter, error: Exception) -> DeadLetter:
+def _verdict(decision: DeadLetter | Retry, error: Exception) -> DeadLetter:
     timed_out = isinstance(error, TimeLimitExceeded)
     reason = DeadLetterReason.TIMED_OUT if timed_out else DeadLetterReason.WORKER_LOST
-    return DeadLetter(reason, decision.detail)
+    return DeadLetter(reason, decision.detail if isinstance(decision, DeadLetter) else RETRY_IMPOSSIBLE)
 
 
-def _publish_retry(task: LiapTask, context: Any, decision: Retry) -> Ending:
+def _publish_retry(task: LiapTask, context: Any, decision: Retry) -> Ending | None:
+    """Publish another attempt; None if that will never be possible."""
     try:
+        received = received_message(context)
+        args, kwargs = (None, None) if received is None else received.call(task.app)
         task.signature_from_request(
-            context, countdown=decision.delay, retries=(context.retries or 0) + 1, headers=context.headers
+            context, args, kwargs, countdown=decision.delay, retries=(context.retries or 0) + 1, headers=context.headers
         ).apply_async()
+    except dead_letters.UNSENDABLE as failure:
+        logger.warning("the retry of %s[%s] can never be published: %r", task.name, context.id, failure)
+        return None
     except Exception as failure:  # noqa: BLE001 - whatever it was, the message must not be lost
         logger.critical("the retry of %s[%s] could not be published: %r", task.name, context.id, failure)
         time.sleep(attempt.PAUSE_BEFORE_REQUEUE)

@@ -19,6 +19,8 @@ from celery.worker.state import task_ready
 from kombu.utils.encoding import safe_repr, safe_str
 
 from liap_tasks.policies import DeadLetterReason
+from liap_tasks.received import ATTRIBUTE as RECEIVED
+from liap_tasks.received import ReceivedMessage
 from liap_tasks.task_statistics import TaskStatistics
 from liap_tasks.time_source import clock_of
 from liap_tasks.worker.lost_attempts import Ending, end_lost_attempt
@@ -72,8 +74,9 @@ class LiapRequest(Request):
         given: Any = self.request_dict
         for name in _OF_THE_ATTEMPT:
             given.pop(name, None)
+        given[RECEIVED] = ReceivedMessage.of(message)
         if given.get("headers") is None:
-            given["headers"] = {key: value for key, value in message.headers.items() if key not in _CELERY_KEYS} or None
+            given["headers"] = {key: value for key, value in message.headers.items() if key not in _CELERY_KEYS}
 
     @property
     def attempt(self) -> int:

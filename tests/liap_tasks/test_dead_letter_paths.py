@@ -459,23 +459,3 @@ def test_a_message_the_broker_refuses_among_the_dead_letters_goes_back(
 
     left = stats(app)
     assert (left["ready"], left["acknowledged"]) == (1, 0)
-
-
-def test_arguments_spoilt_by_the_task_are_a_dead_letter_and_not_a_loop(
-    app: LiapApp, outcomes: Outcomes, stats: Stats
-) -> None:
-    @app.task(shared=False, name="tests.spoils", retry_policy=AT_ONCE)
-    def spoils(cards: list[Any]) -> None:
-        cards.append(object())
-        raise CardTableError("spoilt")
-
-    with EmbeddedWorker(app, pool="solo"):
-        spoils.delay(["a card"])
-        assert outcomes.states(1) == ["FAILURE"]
-
-    (letter,) = dead_letters.peek(app)
-    assert letter.reason is DeadLetterReason.PROCESSING_FAILED
-    assert letter.args is not None
-    assert letter.args[0][0] == "a card"
-    assert "object object" in letter.args[0][1]
-    assert_settled(stats, app, acknowledged=1)
