@@ -8,6 +8,7 @@ in-process broker this is a fifth of what a small task costs.
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any, Literal
 
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback  # type: ignore[attr-defined]  # not in the stubs
@@ -18,6 +19,7 @@ from celery.worker.request import Request
 from celery.worker.state import task_ready
 from kombu.utils.encoding import safe_repr, safe_str
 
+from liap_tasks.errors import AttemptAbortedError
 from liap_tasks.policies import DeadLetterReason
 from liap_tasks.received import ATTRIBUTE as RECEIVED
 from liap_tasks.received import ReceivedMessage
@@ -124,6 +126,9 @@ class LiapRequest(Request):
         ended_with = error or _unwrapped(exc_info)
         if statistics is not None and not isinstance(ended_with, Retry):
             statistics.failed(self.name, self.attempt, ended_with)
+        if isinstance(ended_with, MemoryError):  # Celery would end the worker for it, and acknowledge nothing
+            exc_info = copy(exc_info)
+            exc_info.exception = AttemptAbortedError(repr(ended_with))
         return super().on_failure(exc_info, send_failed_event, return_ok)
 
     def on_timeout(self, soft: bool, timeout: float) -> None:

@@ -43,6 +43,24 @@ def test_an_error_that_cannot_say_what_it_is_is_retried_and_kept(
     assert_settled(stats, app, acknowledged=2)
 
 
+@pytest.mark.parametrize("pool", ["threads", "solo", "asyncio"])
+def test_an_attempt_that_runs_out_of_memory_has_failed(
+    app: LiapApp, outcomes: Outcomes, stats: Stats, pool: str
+) -> None:
+    @app.task(shared=False, name="tests.large", retry_policy=ONE_MORE, ignore_result=False)
+    def large() -> NoReturn:
+        raise MemoryError("too many rooms")
+
+    with EmbeddedWorker(app, pool=pool, concurrency=1):
+        sent = large.delay()
+        with pytest.raises(MemoryError, match="too many rooms"):
+            sent.get(timeout=DEADLINE)
+
+    (letter,) = dead_letters.peek(app)
+    assert (letter.reason, letter.exception) == (DeadLetterReason.RETRIES_EXHAUSTED, "MemoryError")
+    assert_settled(stats, app, acknowledged=2)
+
+
 # -- what is no Exception ------------------------------------------------------------------------------------------
 
 NO_EXCEPTIONS = [SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError]
