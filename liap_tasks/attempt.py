@@ -13,6 +13,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from functools import partial
 from random import Random
 from types import CodeType
@@ -40,7 +41,16 @@ from liap_tasks.unique.running import UniqueAttempt, Wait
 if TYPE_CHECKING:
     from liap_tasks.task import LiapTask
 
-__all__ = ["back_to_its_queue", "bury", "ends_more_than_attempt", "note_attempt", "run_attempt", "to_be_told"]
+__all__ = [
+    "FATE",
+    "Fate",
+    "back_to_its_queue",
+    "bury",
+    "ends_more_than_attempt",
+    "note_attempt",
+    "run_attempt",
+    "to_be_told",
+]
 
 logger = get_logger("liap_tasks.attempt")
 _rng = Random()
@@ -54,6 +64,26 @@ ANSWERED_BY_FALLBACK = frozenset(
         DeadLetterReason.PROCESSING_FAILED,
     }
 )
+
+
+class Fate:
+    """Whether a call that has failed was dealt with by its attempt: its message is retried, or a dead letter."""
+
+    __slots__ = ("decided", "id")
+
+    def __init__(self, id: str) -> None:
+        self.id = id
+        self.decided = False
+
+
+FATE: ContextVar[Fate | None] = ContextVar("FATE", default=None)
+"""That of the call whose tracer runs here."""
+
+
+def _decided(task: LiapTask) -> None:
+    fate = FATE.get()
+    if fate is not None and fate.id == task.request.id:  # not that of a call which is made inside of it, eagerly
+        fate.decided = True
 
 
 def run_attempt(
@@ -219,6 +249,7 @@ def end_attempt(task: LiapTask, error: BaseException) -> DeadLetter | None:
     has sent a retry by itself.
     """
     if getattr(task.request, "liap_retried", False):
+        _decided(task)
         return None
     decision = decide(task, error)
     note_attempt(task, error)
@@ -256,6 +287,7 @@ def bury(task: LiapTask, decision: DeadLetter, error: BaseException) -> None:
         except DeadLetterError as failure:
             logger.critical("%s; its message goes back to its queue", failure)
             raise back_to_its_queue(failure) from failure
+    _decided(task)
 
 
 def answered_by_fallback(task: LiapTask, verdict: DeadLetter) -> bool:

@@ -26,12 +26,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from billiard.einfo import ExceptionInfo
 from celery import current_app
 from celery._state import _task_stack  # type: ignore[attr-defined]  # not in the stubs
 from celery.app import trace
 from celery.app.task import Context
-from celery.exceptions import Reject, SoftTimeLimitExceeded
+from celery.exceptions import SoftTimeLimitExceeded
 from pydantic import BaseModel, ValidationError
 
 from liap_tasks.attempt import ends_more_than_attempt, run_attempt
@@ -237,11 +236,7 @@ def run_batch(name: str, batch_id: str, calls: Sequence[Call], app: Any = None) 
     ended: list[tuple[bool, Any, float]] = []
     for item, (task_id, args, kwargs, request) in zip(items, calls, strict=True):
         told = {**request, "args": list(args), "kwargs": kwargs, "is_eager": False, "liap_batch_item": item}
-        try:
-            traced: Any = trace.trace_task(task, task_id, args, kwargs, told, app=app)
-        except Reject:  # of what follows the call (liap_tasks.continuation): its request gives the message back
-            ended.append((True, ExceptionInfo(internal=True), share))
-            continue
+        traced: Any = trace.trace_task(task, task_id, args, kwargs, told, app=app)
         outcome, info, seconds, shown = traced
         ended.append((True, outcome, seconds) if info else (False, shown, share + seconds))
     return ended

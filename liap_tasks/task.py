@@ -20,7 +20,7 @@ from celery.exceptions import Ignore, Reject, TaskPredicate
 from celery.exceptions import Retry as CeleryRetry
 from celery.utils.log import get_logger
 
-from liap_tasks import calls
+from liap_tasks import around_attempt, calls
 from liap_tasks.attempt import back_to_its_queue, note_attempt, run_attempt
 from liap_tasks.calls import AwaitableResult
 from liap_tasks.continuation import keep_call
@@ -210,6 +210,17 @@ class LiapTask(Task[Any, Any]):
             return signature.apply(retries=(options.get("retries") or 0) + 1, throw=options.get("throw"))
 
     # -- running -----------------------------------------------------------------------------------------------
+
+    _tracer: around_attempt.Tracer | None = None
+
+    @property
+    def __trace__(self) -> around_attempt.Tracer | None:
+        """What runs a call of the task in a worker; set by Celery."""
+        return self._tracer
+
+    @__trace__.setter
+    def __trace__(self, trace: around_attempt.Tracer | None) -> None:
+        self._tracer = None if trace is None else around_attempt.complete(self, trace)
 
     @property
     def metadata(self) -> MessageMetadata:

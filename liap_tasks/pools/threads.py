@@ -26,10 +26,9 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from billiard.einfo import ExceptionInfo
 from celery.concurrency.base import BasePool, apply_target
 from celery.concurrency.solo import TaskPool as CelerySoloPool
-from celery.exceptions import Reject, WorkerTerminate
+from celery.exceptions import WorkerTerminate
 from celery.platforms import EX_FAILURE
 from celery.utils.log import get_logger
 
@@ -88,8 +87,6 @@ class _Job:
             with limit:
                 target, args, kwargs = self.call
                 apply_target(target, args, kwargs, self._tell, self.accept_callback)
-        except Reject:  # of what follows the task (liap_tasks.continuation): the request gives the message back
-            self._tell((True, ExceptionInfo(internal=True), 0.0))
         except Exception:
             # Celery's tracer lets out what a request can do nothing about; the message stays unacknowledged.
             logger.critical("%s failed outside of its tracer", self.name, exc_info=True)

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from celery import shared_task
 
-from liap_tasks import RetryPolicy
+from liap_tasks import LiapTask, RetryPolicy
 
 ONCE = RetryPolicy(max_retries=0)
 TWICE = RetryPolicy(max_retries=1, initial_delay=0.05, jitter=False)
@@ -24,7 +24,14 @@ def note(folder: str, key: str, event: str) -> None:
     print(f"{key}: {event}.", flush=True)
 
 
+class MuteError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("it cannot say what it is")
+
+
 UNUSUAL: dict[str, Callable[[str], BaseException]] = {
+    "MemoryError": MemoryError,
+    "MuteError": MuteError,
     "SystemExit": SystemExit,
     "KeyboardInterrupt": KeyboardInterrupt,
     "GeneratorExit": GeneratorExit,
@@ -81,3 +88,20 @@ def raises(self: Any, folder: str, key: str, error: str) -> NoReturn:
     """End with one of the errors that are unlike others."""
     note(folder, key, f"attempt {self.attempt}")
     raise UNUSUAL[error](key)
+
+
+class Unprepared(LiapTask):
+    abstract = True
+
+    def before_start(self, task_id: str, args: Any, kwargs: Any) -> NoReturn:
+        raise LookupError(args[0])
+
+
+@shared_task(base=Unprepared, name="served.unprepared", retry_policy=ONCE)
+def unprepared(key: str) -> None:
+    """Fail before the first attempt has begun."""
+
+
+@shared_task(name="served.answers_no_json", ignore_result=False, retry_policy=ONCE)
+def answers_no_json(key: str) -> object:
+    return {key}

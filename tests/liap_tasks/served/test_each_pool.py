@@ -91,6 +91,24 @@ def test_an_attempt_that_ends_with_an_unusual_error_has_failed_as_any_other(
     assert world.app.tasks["served.add"].delay(1, 1).get(timeout=DEADLINE) == 2
 
 
+@pytest.mark.parametrize("name", ["served.unprepared", "served.answers_no_json"])
+def test_a_call_that_fails_around_its_attempt_is_kept(world: World, kind: Kind, name: str) -> None:
+    key = f"{name}-{kind.name}"
+
+    sent = world.app.tasks[name].delay(key)
+
+    which = LetterFilter(tasks=(name,))
+    until(lambda: sent.id in ids(world, which), "the dead letter was not recorded")
+    assert all(
+        letter.reason == DeadLetterReason.PROCESSING_FAILED for letter in world.app.dead_letter_store.list(which)
+    )
+    until(lambda: world.left() == (0, 0), "a message was not acknowledged")
+
+
+def ids(world: World, which: LetterFilter) -> set[str | None]:
+    return {letter.task_id for letter in world.app.dead_letter_store.list(which)}
+
+
 def test_calls_of_one_key_run_in_order_one_at_a_time(world: World, kind: Kind) -> None:
     keys = [f"order-{kind.name}-{letter}" for letter in "abc"]
     for number in range(6):
