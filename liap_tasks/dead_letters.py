@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict
 
 from liap_tasks.configuration import DEAD_LETTER_EXCHANGE, dead_letter_queue
 from liap_tasks.errors import DeadLetterError
-from liap_tasks.metadata import Attempt, MessageMetadata, shorten, text_of
+from liap_tasks.metadata import MAX_ERROR_TEXT, Attempt, MessageMetadata, shorten, text_of
 from liap_tasks.origin import queue_of_origin
 from liap_tasks.policies import DeadLetter, DeadLetterReason
 from liap_tasks.received import ReceivedMessage, received_message

@@ -12,7 +12,7 @@ from typing import Any, Self
 from kombu.utils.encoding import safe_repr
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-__all__ = ["HEADER", "MAX_REPLAYS", "Attempt", "MessageMetadata", "deadline_in", "shorten", "text_of"]
+__all__ = ["HEADER", "MAX_ERROR_TEXT", "MAX_REPLAYS", "Attempt", "MessageMetadata", "deadline_in", "shorten", "text_of"]
 
 HEADER = "liap"
 MAX_ATTEMPTS = 20
