@@ -63,7 +63,7 @@ class CallChange:
     def applied_to(self, call: Call) -> Call:
         """Return the changed call.
 
-        Raises ValueError for a position that does not exist, or a value that JSON cannot carry.
+        Raises ValueError for a position that does not exist, or a value that JSON in UTF-8 cannot carry.
         """
         new_args = list(call.args if self.args is None else self.args)
         for position, value in sorted(self.set_args.items()):
@@ -72,7 +72,8 @@ class CallChange:
             new_args[position : position + 1] = [value]
         new_kwargs = {**(call.kwargs if self.kwargs is None else self.kwargs), **self.set_kwargs}
         try:
-            json.dumps([new_args, new_kwargs])
+            # Half of a surrogate pair is JSON by its escape, but no header or log can show it.
+            json.dumps([new_args, new_kwargs], ensure_ascii=False).encode("utf-8")
         except (TypeError, ValueError) as error:
-            raise ValueError(f"a task body must be JSON: {error}") from error
+            raise ValueError(f"a task body must be JSON in UTF-8: {error}") from error
         return Call(new_args, new_kwargs, call.rest)

@@ -27,6 +27,7 @@ from uuid import uuid4
 
 from celery.utils.log import get_logger
 
+from liap_tasks import dead_letters
 from liap_tasks.dead_letter_store.letter import Letter, LetterFilter, LetterState
 from liap_tasks.dead_letter_store.pace import Pace
 from liap_tasks.dead_letter_store.sending import send
@@ -57,15 +58,17 @@ class ReplayReport:
     """What a replay did, or with ``dry_run`` what it would do.
 
     replay_id: names this run. matched: letters that were chosen when it began. replayed: letters that the broker has
-    confirmed. by_task, by_queue (where they were sent), by_reason: how many of each. came_back: replayed letters that
-    are dead again of the same error, by error, as far as it was known when the replay ended. stopped: why it ended
-    before all were replayed, or what is wrong with those that were; None if all is well.
+    confirmed. skipped: letters that cannot be sent, by id, with the error; they wait as before. by_task, by_queue
+    (where they were sent), by_reason: how many of each were replayed. came_back: replayed letters that are dead again
+    of the same error, by error, as far as it was known when the replay ended. stopped: why it ended before all were
+    replayed, or what is wrong with those that were; None if all is well.
     """
 
     replay_id: str
     dry_run: bool = False
     matched: int = 0
     replayed: int = 0
+    skipped: dict[str, str] = field(default_factory=dict)
     by_task: dict[str, int] = field(default_factory=dict)
     by_queue: dict[str, int] = field(default_factory=dict)
     by_reason: dict[str, int] = field(default_factory=dict)
@@ -93,8 +96,8 @@ def replay(
     wait: seconds to wait at the end for letters that come back. stop: ends the replay when set, from another thread
     or a signal handler. progress: called with how many of how many are sent.
 
-    A full queue ends the replay without an error, the report says so. Raises what store and broker raise when they
-    are away; what was sent until then is marked, the rest is given back.
+    A full queue ends the replay without an error, and a letter that cannot be sent is skipped: the report says so.
+    Raises what store and broker raise when they are away; what was sent until then is marked, the rest is given back.
     """
     run = _Run(app, where or LetterFilter(), queue=queue, limit=limit, rule=stop_rule or StopRule(), stop=stop)
     pace, advance = Pace(rate, sleep=run.stop.wait), progress or (lambda done, total: None)
@@ -126,6 +129,7 @@ class _Run:
         matched = self.store.count(self.where) if self.where.states else 0
         self.matched = matched if limit is None else min(matched, limit)
         self.replayed = 0
+        self.skipped: dict[str, str] = {}
         self.counts: dict[str, Counter[str]] = {"task": Counter(), "queue": Counter(), "reason": Counter()}
         self.came_back: dict[str, int] = {}
         self.stopped: str | None = None
@@ -133,22 +137,29 @@ class _Run:
 
     def go(self, pace: Pace, wait: float, progress: Callable[[int, int], None]) -> ReplayReport:
         """Send them all, or until something stops it."""
-        with self.app.producer_or_acquire() as producer:
-            while self.stopped is None and self.replayed < self.matched:
-                pace.wait()  # for the first of a batch, before it is claimed: a slow pace outlasts any lease
-                if self.stop.is_set():
-                    self.stopped = "interrupted"
-                    break
-                most = min(self.matched - self.replayed, pace.steps_in(BATCH_SECONDS, BATCH))
-                letters = self.store.claim(self.where, claimant=self.claimant, lease=LEASE, limit=most)
-                if not letters:
-                    break  # the others were taken by somebody else meanwhile
-                self.send(letters, producer, pace)
-                progress(self.replayed, self.matched)
-                if time.monotonic() >= self._look_at:
-                    self.look()
+        try:
+            with self.app.producer_or_acquire() as producer:
+                self._send_all(producer, pace, progress)
+        finally:
+            if self.skipped:  # claimed until now, or they would be chosen again
+                self.store.release(list(self.skipped), claimant=self.claimant)
         self.look(wait)
         return self.report()
+
+    def _send_all(self, producer: Any, pace: Pace, progress: Callable[[int, int], None]) -> None:
+        while self.stopped is None and (left := self.matched - self.replayed - len(self.skipped)) > 0:
+            pace.wait()  # for the first of a batch, before it is claimed: a slow pace outlasts any lease
+            if self.stop.is_set():
+                self.stopped = "interrupted"
+                break
+            most = min(left, pace.steps_in(BATCH_SECONDS, BATCH))
+            letters = self.store.claim(self.where, claimant=self.claimant, lease=LEASE, limit=most)
+            if not letters:
+                break  # the others were taken by somebody else meanwhile
+            self.send(letters, producer, pace)
+            progress(self.replayed + len(self.skipped), self.matched)
+            if time.monotonic() >= self._look_at:
+                self.look()
 
     def send(self, letters: Sequence[Letter], producer: Any, pace: Pace) -> None:
         """Send a claimed batch; what was sent is marked, what was not is given back, however this ends."""
@@ -164,9 +175,14 @@ class _Run:
                 if time.monotonic() > fresh_until:  # the machine slept, or the broker took very long
                     return
                 self._make_ready(self.queue or letter.queue)
-                send(self.app, producer, letter, queue=self.queue)
-                sent.append(letter.id)
-                self._count(letter)
+                try:
+                    send(self.app, producer, letter, queue=self.queue)
+                except dead_letters.UNSENDABLE as error:
+                    logger.warning("dead letter %s cannot be sent: %r", letter.id, error)
+                    self.skipped[letter.id] = repr(error)
+                else:
+                    sent.append(letter.id)
+                    self._count(letter)
         except QueueFullError as full:
             self.stopped = (
                 f"queue {full.queue!r} is full (bound {full.max_length}); start workers and replay again with a lower "
@@ -177,8 +193,9 @@ class _Run:
                 if sent:
                     self._mark(sent)
             finally:
-                if len(sent) < len(letters):
-                    self.store.release([letter.id for letter in letters[len(sent) :]], claimant=self.claimant)
+                settled = {*sent, *self.skipped}
+                if unsent := [letter.id for letter in letters if letter.id not in settled]:
+                    self.store.release(unsent, claimant=self.claimant)
 
     def _mark(self, sent: list[str]) -> None:
         try:
@@ -227,6 +244,7 @@ class _Run:
             dry_run=dry_run,
             matched=self.matched,
             replayed=self.replayed,
+            skipped=dict(self.skipped),
             by_task=dict(self.counts["task"]),
             by_queue=dict(self.counts["queue"]),
             by_reason=dict(self.counts["reason"]),

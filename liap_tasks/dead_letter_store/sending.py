@@ -6,7 +6,6 @@ reach every other subscriber a second time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from amqp.exceptions import MessageNacked
@@ -33,7 +32,8 @@ KEPT_PROPERTIES = ("correlation_id", "reply_to", "priority", "message_id", "type
 def send(app: LiapApp, producer: Any, letter: Letter, queue: str | None = None) -> None:
     """Publish a letter to its queue (or ``queue``) and return when the broker has it.
 
-    Raises ``QueueFullError`` when the queue refuses it, and DeadLetterError when there is no such queue.
+    Raises ``QueueFullError`` when the queue refuses it, DeadLetterError when there is no such queue, and one of
+    ``dead_letters.UNSENDABLE`` for a letter that can be sent nowhere.
     """
     target = queue or letter.queue
     try:
@@ -86,8 +86,7 @@ def replay_headers(letter: Letter) -> dict[str, Any]:
     }
     if "retries" in headers:
         headers["retries"] = 0
-    table = headers.get("liap")
-    metadata = MessageMetadata.from_headers(headers if isinstance(table, Mapping) else None)
+    metadata = MessageMetadata.from_headers(headers)
     changes = {"attempts": (), "deadline": None, "replayed_from": letter.id, "replays": letter.replays + 1}
     headers.update(metadata.model_copy(update=changes).as_headers())
     headers["x-deduplication-id"] = f"replay-{letter.id}"

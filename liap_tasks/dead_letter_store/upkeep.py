@@ -22,6 +22,7 @@ from liap_tasks.dead_letter_store.letter import AuditEntry, Letter, LetterFilter
 from liap_tasks.dead_letter_store.outage import Outage
 from liap_tasks.dead_letter_store.sending import send
 from liap_tasks.dead_letter_store.store import STORE_ERRORS, DeadLetterStore
+from liap_tasks.dead_letters import UNSENDABLE
 from liap_tasks.errors import DeadLetterError
 from transports import QueueFullError, VirtualClock
 
@@ -159,7 +160,7 @@ def replay_due(app: LiapApp, store: DeadLetterStore, *, claimant: str, stopping:
                     send(app, producer, letter)
                 except QueueFullError:
                     full.add(letter.queue)
-                except DeadLetterError as error:
+                except (DeadLetterError, *UNSENDABLE) as error:
                     _give_up(store, letter, claimant, error)
                 else:
                     sent.append(letter.id)
@@ -183,12 +184,11 @@ def purge_old(store: DeadLetterStore, now: float) -> None:
         logger.info("%d dead letters were purged, %d forgotten: their time was up", purged, forgotten)
 
 
-def _give_up(store: DeadLetterStore, letter: Letter, claimant: str, error: DeadLetterError) -> None:
+def _give_up(store: DeadLetterStore, letter: Letter, claimant: str, error: Exception) -> None:
     """Let a letter that can be sent nowhere wait for somebody."""
-    logger.error("dead letter %s cannot be replayed and waits for you: %s", letter.id, error)
+    reason = str(error) if isinstance(error, DeadLetterError) else repr(error)
+    logger.error("dead letter %s cannot be replayed and waits for you: %s", letter.id, reason)
     store.release([letter.id], claimant=claimant)
     store.cancel_schedule(LetterFilter(ids=(letter.id,)))
-    note = AuditEntry(
-        letter_id=letter.id, at=store.clock(), who=claimant, action="gave_up", after={"error": str(error)}
-    )
+    note = AuditEntry(letter_id=letter.id, at=store.clock(), who=claimant, action="gave_up", after={"error": reason})
     store.add_audit([note])

@@ -22,6 +22,8 @@ from liap_tasks.dead_letter_store.operations import replay as replay_letters
 
 __all__ = ["replay"]
 
+SKIPPED_SHOWN = 10
+
 
 @click.command()
 @chooses_letters(all_wanted=True)
@@ -51,7 +53,8 @@ def replay(
 ) -> None:
     """Send dead letters back to their queues, oldest first, with a fresh count of attempts.
 
-    Each is sent once, however many replays run; Ctrl-C ends cleanly and leaves the rest where it is.
+    Each is sent once, however many replays run; Ctrl-C ends cleanly and leaves the rest where it is. One that cannot be
+    sent is named and left where it is, too.
     """
     app = app_with_store(context)
     with (
@@ -75,7 +78,7 @@ def replay(
         say_pairs(_told(report))
     if report.stopped is not None and not as_json:
         remark(f"stopped: {report.stopped}")
-    if report.stopped is not None or not report.matched:
+    if report.stopped is not None or report.skipped or not report.matched:
         context.exit(1)
 
 
@@ -93,6 +96,10 @@ def _told(report: ReplayReport) -> list[tuple[str, str]]:
         ("to queue", counts(report.by_queue)),
         ("by reason", counts(report.by_reason)),
     ]
+    if report.skipped:
+        shown = [f"{letter_id}: {error}" for letter_id, error in list(report.skipped.items())[:SKIPPED_SHOWN]]
+        more = len(report.skipped) - len(shown)
+        told.append(("cannot be sent", "\n".join([*shown, *([f"and {more:,} more"] if more else [])])))
     if report.came_back:
         told.append(("came back", counts(report.came_back)))
     if not report.dry_run:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from kombu.exceptions import EncodeError
 
 from liap_tasks import (
     DeadLetter,
@@ -19,6 +20,7 @@ from liap_tasks import (
     LiapApp,
     MessageMetadata,
     RetryPolicy,
+    dead_letters,
 )
 from liap_tasks.dead_letter_store import DeadLetterStore, LetterFilter
 from liap_tasks.dead_letter_store.sending import send
@@ -197,6 +199,25 @@ def test_a_full_queue_puts_a_retry_off(new_app: NewApp, store: DeadLetterStore, 
     assert store.stats().by_state == {"replayed": 1, "scheduled": 2}
     assert store.next_due() == clock.now + 30
     assert replay_due(app, store, claimant="me") == 0
+
+
+def test_a_letter_that_cannot_be_sent_waits_for_somebody_and_the_others_go(
+    app: LiapApp, store: DeadLetterStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really = dead_letters.publish_routed
+
+    def publish(producer: Any, body: Any, **options: Any) -> None:
+        if body == b"odd":
+            raise EncodeError("no header can carry it")
+        really(producer, body, **options)
+
+    monkeypatch.setattr(dead_letters, "publish_routed", publish)
+    queue = app.conf.task_default_queue
+    for number, body in enumerate((b"one", b"odd", b"two")):
+        store.record([letter(f"l{number}", queue=queue, body=body, state="scheduled", due_at=clock.now)])
+    assert replay_due(app, store, claimant="me") == 3
+    assert store.stats().by_state == {"replayed": 2, "dead": 1}
+    assert [entry.after for entry in store.audit("l1")] == [{"error": "EncodeError('no header can carry it')"}]
 
 
 def test_a_letter_whose_queue_is_unknown_waits_for_somebody(

@@ -57,7 +57,11 @@ def test_a_change_that_makes_no_sense_is_refused(change: dict[str, Any], said: s
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [({"set_args": {3: 1}}, "no argument 3: the call has 2"), ({"args": [object()]}, "must be JSON")],
+    [
+        ({"set_args": {3: 1}}, "no argument 3: the call has 2"),
+        ({"args": [object()]}, "must be JSON"),
+        ({"set_kwargs": {"player": "\ud800"}}, "in UTF-8"),
+    ],
 )
 def test_a_change_that_does_not_fit_the_call_is_refused(change: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):

@@ -17,6 +17,7 @@ from liap_tasks import LiapApp
 from liap_tasks.commands.dlq import dlq
 from liap_tasks.dead_letter_store import LetterFilter
 from tests.liap_tasks.dead_letter_store.letters import task_letter
+from tests.liap_tasks.dead_letter_store.test_replay import refuse
 
 Dlq = Callable[..., Result]
 AT = 1_700_000_000.0
@@ -229,6 +230,17 @@ def test_a_replay_that_is_stopped_says_why_and_answers_with_1(run: Dlq, app: Lia
     ended = run("replay", "--task", "tests.task", "--rate", "0", "--stop-at-errors", "80")
     assert ended.exit_code == 1
     assert "stopped: CardTableError came back for 20 of 22" in ended.stderr
+
+
+def test_a_replay_names_what_cannot_be_sent_and_answers_with_1(
+    run: Dlq, app: LiapApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse(monkeypatch, "l1")
+    ended = run("replay", "--task", "tests.task", "--rate", "0")
+    assert ended.exit_code == 1
+    assert "1 of 2" in ended.stdout
+    assert "l1: UnicodeEncodeError" in ended.stdout
+    assert states(app) == {"l1": "dead", "l2": "replayed", "l3": "scheduled"}
 
 
 # -- changing --------------------------------------------------------------------------------------------------

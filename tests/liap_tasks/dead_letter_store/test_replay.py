@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 from kombu import Queue
 
-from liap_tasks import DeadLetterError, EmbeddedWorker, EventExchange, LiapApp
+from liap_tasks import DeadLetterError, EmbeddedWorker, EventExchange, LiapApp, dead_letters
 from liap_tasks.dead_letter_store import Letter, LetterFilter, LetterState
 from liap_tasks.dead_letter_store.operations import ReplayReport, StopRule, replay
 from liap_tasks.dead_letter_store.sending import send
@@ -295,6 +295,32 @@ def test_letters_that_were_sent_but_could_not_be_marked_are_told(
         replay(app)
     assert len(waiting(app)) == 1
     assert any("1 letters of replay" in record.getMessage() for record in caplog.records)
+
+
+def test_a_letter_that_cannot_be_sent_is_skipped_and_the_others_go(
+    app: LiapApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("liap_tasks.dead_letter_store.replay.BATCH", 2)
+    record(app, 5)
+    refuse(monkeypatch, "l1")
+    report = replay(app, rate=0)
+    assert (report.matched, report.replayed, report.stopped) == (5, 4, None)
+    assert report.skipped == {"l1": "UnicodeEncodeError('utf-8', '\\ud800', 0, 1, 'surrogates not allowed')"}
+    assert states(app) == {"dead": 1, "replayed": 4}
+    assert {message.headers["id"] for message in waiting(app)} == {f"task-l{number}" for number in (0, 2, 3, 4)}
+    assert [letter.id for letter in app.dead_letter_store.claim(LetterFilter(), claimant="next", lease=60)] == ["l1"]
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, letter_id: str) -> None:
+    """Let one letter be of what UTF-8 cannot carry."""
+    really = dead_letters.publish_routed
+
+    def publish(*args: Any, headers: dict[str, Any], **options: Any) -> None:
+        if headers["id"] == f"task-{letter_id}":
+            "\ud800".encode()
+        really(*args, headers=headers, **options)
+
+    monkeypatch.setattr(dead_letters, "publish_routed", publish)
 
 
 def test_two_threads_that_replay_at_once_send_each_letter_once(app: LiapApp) -> None:
