@@ -31,8 +31,11 @@ __all__ = ["Journal", "QueueLog", "StoredBinding", "StoredExchange", "StoredHost
 class QueueLog(Protocol):
     """What happens in one queue that survives. An entry that has been entered has a ``stored`` other than 0."""
 
-    def entered(self, entry: Entry, expires_at: float | None) -> None:
-        """Note a new entry, ready or delayed, and set its ``stored``. expires_at: when it will expire."""
+    def entered(self, entry: Entry, expires_at: float | None, *, again: bool = False) -> None:
+        """Note a new entry, ready or delayed, and set its ``stored``.
+
+        expires_at: when it will expire. again: it had left, so that no deduplication window begins with it.
+        """
 
     def became_ready(self, entry: Entry, expires_at: float | None) -> None:
         """Note that the delay of an entry has passed, and its new place."""

@@ -356,7 +356,7 @@ class Queue:
             if entry.stored:
                 self.log.undelivered(entry)
             elif entry.message.persistent:  # it had left for good
-                self.log.entered(entry, entry.expires_at)
+                self.log.entered(entry, entry.expires_at, again=True)
         self._restore(entry)
 
     def _restore(self, entry: Entry) -> None:

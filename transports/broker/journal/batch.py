@@ -16,7 +16,7 @@ from transports.engine import Clock, Message
 from transports.wire.carried import CarriedMessage
 from transports.wire.content import RULE_HEADERS, pack_content, pack_table
 
-__all__ = ["Batch", "carried_parts"]
+__all__ = ["Batch", "carried_parts", "packed_table"]
 
 METAS_KEPT = 4096
 
@@ -59,8 +59,7 @@ class Batch:
 
     def define(self, definition: Definition) -> None:
         """Add a definition."""
-        table = pack_table(definition)
-        self.parts += (TABLE_HEAD.pack(DEFINED, len(table)), table)
+        self.parts.append(packed_table(DEFINED, definition))
 
     def payload(self) -> bytes:
         """Return all records as one."""
@@ -95,6 +94,12 @@ class Batch:
                 self._metas.clear()
             meta = self._metas[key] = pack_table([*key[:3], milliseconds(ttl)])
         return meta
+
+
+def packed_table(kind: int, table: Any) -> bytes:
+    """Return a record of a kind that is a table."""
+    packed = pack_table(table)
+    return TABLE_HEAD.pack(kind, len(packed)) + packed
 
 
 def milliseconds(ttl: float | None) -> int | None:

@@ -1,7 +1,7 @@
 """A journal in files: what a broker tells is written down once per commit, and read back after a restart.
 
 A directory of numbered files, each at most about ``segment_bytes`` long, to which blocks are appended. Every file
-begins with all definitions that hold, so that older ones may go.
+begins with all definitions that hold and the ids that deduplication windows know, so that older ones may go.
 
 Why not SQLite: what a queue needs is to append and, soon after, to forget; a table with an index costs some 20
 microseconds for both, a block of records two or three, and a kill in the middle of either loses nothing.
@@ -20,21 +20,20 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
-from transports.broker.journal.batch import Batch
+from transports.broker.journal.batch import Batch, packed_table
 from transports.broker.journal.compaction import Compaction
 from transports.broker.journal.definitions import Definition
 from transports.broker.journal.directory import JournalDirectory, sync_directory
 from transports.broker.journal.errors import JournalError
 from transports.broker.journal.queue_log import FileQueueLog
 from transports.broker.journal.reading import read_journal
-from transports.broker.journal.records import LEFT, SEGMENT_SHIFT, SNAPSHOT, TABLE_HEAD
+from transports.broker.journal.records import LEFT, SEEN, SEGMENT_SHIFT, SNAPSHOT
 from transports.broker.journal.restoring import LeftOut, stored_hosts
 from transports.broker.journal.statistics import JournalStatistics
 from transports.broker.journal.writer import JournalWriter, Segment
 from transports.engine import Broker, Clock, QueueArguments, SystemClock
 from transports.engine.exchange import Exchange
 from transports.engine.queue import Queue
-from transports.wire.content import pack_table
 
 __all__ = ["FileJournal"]
 
@@ -252,13 +251,25 @@ class FileJournal:
         self._in_background([])
 
     def _begin_file(self, number: int) -> None:
-        table = pack_table(list(self._definitions))
-        snapshot = TABLE_HEAD.pack(SNAPSHOT, len(table)) + table
+        snapshot = packed_table(SNAPSHOT, list(self._definitions)) + self._seen()
         self._writer.begin(number, snapshot)
         self._snapshot_bytes = len(snapshot)
         self._full_at = self._allowance()
         self._segments.append(self._writer.segment)
         self._batch.begin_file(number)
+
+    def _seen(self) -> bytes:
+        """Return what deduplication windows know of older files, packed."""
+        if not self._recovered:
+            known = self._replay.seen
+        else:
+            offset, now = self._batch.offset, self._clock.now()
+            known = {
+                log.number: {key: until + offset for key, until in log.seen.items() if until > now}
+                for log in self._logs.values()
+                if log.seen
+            }
+        return b"".join(packed_table(SEEN, [number, ids]) for number, ids in known.items())
 
     def sync(self) -> int:
         """Write to the disk what was committed, and return the number of the last commit that is there for sure.

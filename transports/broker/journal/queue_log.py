@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from transports.broker.journal.batch import Batch, carried_parts
 from transports.broker.journal.definitions import Definition, Definitions
 from transports.broker.journal.records import (
+    AGAIN,
     DELAYED,
     DELIVERED,
     ENTERED,
@@ -29,7 +30,7 @@ from transports.broker.journal.records import (
     TIMED,
     UNDELIVERED,
 )
-from transports.engine import Entry
+from transports.engine import Entry, Message
 from transports.engine.dead_letter import Stranded
 from transports.engine.message import DELAYED as IS_DELAYED
 from transports.engine.message import UNACKED as IS_UNACKED
@@ -43,13 +44,14 @@ _entered_head = ENTERED_HEAD.pack
 
 
 class FileQueueLog:
-    """The log of one queue. live: what it holds, by name, oldest name first.
+    """The log of one queue. live: what it holds, by name, oldest name first. seen: deduplication ids of what it has
+    written, and until when (clock reading) they are known; oldest first.
 
     Why a dictionary here and no list in the files: copying the living messages of an old file needs them in the order
     of their names, and they leave in any order.
     """
 
-    __slots__ = ("_batch", "_definitions", "_logs", "definition", "live", "number")
+    __slots__ = ("_batch", "_definitions", "_logs", "_window", "definition", "live", "number", "seen")
 
     def __init__(
         self, definition: Definition, batch: Batch, definitions: Definitions, logs: dict[int, FileQueueLog]
@@ -57,6 +59,8 @@ class FileQueueLog:
         self.definition = definition
         self.number: int = definition[3]
         self.live: dict[int, Held] = {}
+        self.seen: dict[str, float] = {}
+        self._window: float | None = definition[5].get("deduplication_window")
         self._batch = batch
         self._definitions = definitions
         self._logs = logs
@@ -64,9 +68,11 @@ class FileQueueLog:
 
     # -- what the queue tells ----------------------------------------------------------------------------------
 
-    def entered(self, entry: Entry, expires_at: float | None) -> None:
+    def entered(self, entry: Entry, expires_at: float | None, *, again: bool = False) -> None:
         batch = self._batch
         message = entry.message
+        if self._window is not None and not again:
+            self._remember(message, entry.since, self._window)
         batch.name = name = batch.name + NAME_STEP
         entry.stored = name
         self.live[name] = entry
@@ -79,6 +85,8 @@ class FileQueueLog:
             flags, time = 0, 0.0
         if entry.redelivered:
             flags |= REDELIVERED
+        if again:
+            flags |= AGAIN
         since = entry.since + offset
         if message is batch.last:
             flags |= SAME
@@ -103,6 +111,16 @@ class FileQueueLog:
             len(body),
         )
         batch.parts += (head, meta, content, body)
+
+    def _remember(self, message: Message, since: float, window: float) -> None:
+        """Keep the message's id for the files to come, which outlive the one that has the message."""
+        identity = message.header("x-deduplication-id")
+        if identity is None:
+            return
+        seen = self.seen
+        while seen and next(iter(seen.values())) <= since:
+            del seen[next(iter(seen))]
+        seen[str(identity)] = since + window
 
     def became_ready(self, entry: Entry, expires_at: float | None) -> None:
         batch = self._batch
@@ -191,7 +209,7 @@ class FileQueueLog:
             if isinstance(held, Stranded):
                 self.stranded(held)
                 continue
-            self.entered(held, held.expires_at)
+            self.entered(held, held.expires_at, again=True)
             if held.state == IS_UNACKED:
                 self.delivered(held)
         return size

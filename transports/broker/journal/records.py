@@ -7,6 +7,7 @@
     DEFINED      an exchange, queue or binding is there or gone (a packed table, see definitions.py)
     SNAPSHOT     all definitions that hold from here on
     CHANGES      one word for each message that was delivered, came back or is gone
+    SEEN         the deduplication ids that a queue knows from the files before this one, and until when
 
 The *name* of a stored message is ``number of the file << 32 | 8 * how many-th in it``. It says where the message is
 written, grows with time, and leaves three bits for what happened: CHANGES is an array of ``name | change``.
@@ -20,6 +21,7 @@ from struct import Struct
 from typing import Final
 
 __all__ = [
+    "AGAIN",
     "CHANGES",
     "CHANGES_HEAD",
     "DEFINED",
@@ -39,6 +41,7 @@ __all__ = [
     "RESCHEDULED_RECORD",
     "RETURNED",
     "SAME",
+    "SEEN",
     "SEGMENT_SHIFT",
     "SNAPSHOT",
     "STRANDED",
@@ -48,7 +51,7 @@ __all__ = [
 ]
 
 # The type of a record: its first byte.
-ENTERED, READY, RESCHEDULED, PURGED, DEFINED, SNAPSHOT, CHANGES = range(1, 8)
+ENTERED, READY, RESCHEDULED, PURGED, DEFINED, SNAPSHOT, CHANGES, SEEN = range(1, 9)
 
 # Flags of ENTERED and READY.
 TIMED: Final = 1  # the time is that of expiry
@@ -56,6 +59,7 @@ DELAYED: Final = 2  # the time is when the delay has passed
 REDELIVERED: Final = 4
 SAME: Final = 8  # the message of the ENTERED before this one in the block; meta, content and body are left out
 STRANDED: Final = 16  # a dead letter without a place
+AGAIN: Final = 32  # it was entered before: its time says nothing about deduplication
 
 # What CHANGES says of a message.
 LEFT: Final = 1

@@ -12,6 +12,7 @@ from typing import Any
 
 from transports.broker.journal.definitions import Definition, Definitions, check_definition
 from transports.broker.journal.records import (
+    AGAIN,
     CHANGES,
     CHANGES_HEAD,
     DEFINED,
@@ -29,6 +30,7 @@ from transports.broker.journal.records import (
     RESCHEDULED_RECORD,
     RETURNED,
     SAME,
+    SEEN,
     SNAPSHOT,
     TABLE_HEAD,
     UNDELIVERED,
@@ -39,6 +41,7 @@ from transports.wire.content import unpack_kept
 
 __all__ = ["UNREADABLE", "Found", "FoundMessage", "Replay"]
 
+TABLES = (DEFINED, SNAPSHOT, SEEN)
 PLAIN_META = 0x94  # a packed array of four: no rules
 #: What reading a record raises that no writer of this version wrote.
 UNREADABLE = (ValueError, TypeError, LookupError, StructError, EngineError)
@@ -150,7 +153,7 @@ class Replay:
                         found.time = time
                 elif kind == PURGED:
                     offset = self._purged(data, offset, end)
-                elif kind in (DEFINED, SNAPSHOT):
+                elif kind in TABLES:
                     offset = self._defined(data, offset, end)
                 else:
                     raise ValueError(f"unknown record {kind}")
@@ -193,7 +196,7 @@ class Replay:
         entries[name] = Found(flags, place, since, time, returns, latest)
         self._queues[name] = entries
         window = self._windows.get(queue)
-        if window is not None and since + window > self._now:
+        if window is not None and since + window > self._now and not flags & AGAIN:
             try:
                 identity = latest.deduplication_id
             except UNREADABLE:
@@ -201,6 +204,11 @@ class Replay:
             if identity is not None:
                 self.seen.setdefault(queue, {})[identity] = since + window
         return latest, offset
+
+    def _remember(self, queue: int, seen: dict[str, float]) -> None:
+        if queue in self._windows:
+            known = {key: until for key, until in seen.items() if until > self._now}
+            self.seen.setdefault(queue, {}).update(known)
 
     def _find(self, name: int) -> Found | None:
         entries = self._queues.get(name)
@@ -248,6 +256,9 @@ class Replay:
         table = unpack_kept(data[began:after])
         if kind == SNAPSHOT:
             self._snapshot(table, offset)
+        elif kind == SEEN:
+            number, seen = table
+            self._remember(number, {str(key): float(until) for key, until in seen.items()})
         else:
             self._define(table)
         return after
@@ -309,7 +320,7 @@ def _end_of_record(data: bytes, offset: int, end: int) -> int:
         if kind == ENTERED:
             *_, meta, content, body = ENTERED_HEAD.unpack_from(data, offset)
             size: int = ENTERED_HEAD.size + meta + content + body
-        elif kind in (DEFINED, SNAPSHOT):
+        elif kind in TABLES:
             size = TABLE_HEAD.size + TABLE_HEAD.unpack_from(data, offset)[1]
         else:
             return end

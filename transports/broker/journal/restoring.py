@@ -52,7 +52,9 @@ def stored_hosts(
                 _take_back(queue, log, name, one, offset)
             except UNREADABLE as error:
                 left_out.append(LeftOut(queue.name, name, str(error)))
-        queue.seen.update((key, until - offset) for key, until in replay.seen.pop(number, {}).items())
+        seen = replay.seen.pop(number, {})
+        log.seen.update((key, seen[key] - offset) for key in sorted(seen, key=seen.__getitem__))
+        queue.seen.update(log.seen)
         host(vhost).queues.append(queue)
     for _, vhost, source, to_queue, destination, routing_key, arguments in definitions.bindings:
         host(vhost).bindings.append(
