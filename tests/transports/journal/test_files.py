@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -292,6 +293,40 @@ def test_a_journal_that_cannot_begin_a_new_file_goes_on_in_the_old_one(
     assert broker.journal.statistics().files == 2
 
     assert [body[:1] for body in broker.killed().bodies("q")] == [b"0", b"1", b"2", b"3", b"4"]
+
+
+def test_a_journal_that_was_removed_takes_nothing_more(start: Start) -> None:
+    broker = start()
+    broker.declare("q")
+    broker.journal.commit()
+    shutil.rmtree(broker.path)
+    for _ in range(2):
+        broker.publish("q", b"1")
+        with pytest.raises(JournalError, match=r"0000000001\.log was removed"):
+            broker.journal.commit()
+    with pytest.raises(JournalError, match=r"0000000001\.log was removed"):
+        broker.journal.close()
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_journal_that_was_moved_away_takes_nothing_more_when_it_needs_another_file(
+    start: Start, replaced: bool
+) -> None:
+    broker = start(segment_bytes=4096)
+    broker.declare("q")
+    broker.journal.commit()
+    broker.path.rename(broker.path.with_name("elsewhere"))
+    if replaced:
+        FileJournal(broker.path).close()
+    message = "another journal has taken the place of" if replaced else "no longer there: .*No such file"
+    broker.publish("q", b"x" * 5000)
+    with pytest.raises(JournalError, match=message):
+        broker.journal.commit()
+    broker.publish("q", b"1")
+    with pytest.raises(JournalError, match=message):
+        broker.journal.commit()
+    with pytest.raises(JournalError, match=message):
+        broker.journal.close()
 
 
 def test_a_sync_tells_which_commits_are_on_the_disk(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import time
@@ -36,6 +37,11 @@ class JournalDirectory:
             self._lock.release()
             raise JournalLocked(path, pid or 0)
         self._lock.sign()
+
+    def check(self) -> None:
+        """Raise JournalError where the directory is no longer the one that was locked: removed, moved or replaced."""
+        if not self._lock.in_place:
+            raise JournalError(f"{self.path} is no longer the directory that was opened", self.path, errno.ESTALE)
 
     def unlock(self) -> None:
         """Let another process have it."""

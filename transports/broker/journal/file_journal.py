@@ -216,7 +216,7 @@ class FileJournal:
         Raises JournalError when it cannot be written (disk full, I/O error). Then the files end as after the last good
         commit, all records are still collected, and the next commit tries to write them together with the newer ones.
         Until one succeeds nothing since the last good commit is safe: confirm none of it, refuse what would add to it,
-        and try again or shut down.
+        and try again or shut down. Where the files were removed or moved away under it no other commit will succeed.
         """
         batch, writer = self._batch, self._writer
         if not batch.parts and not batch.changes:
@@ -242,6 +242,11 @@ class FileJournal:
         return max(self._segment_bytes, 2 * self._snapshot_bytes)
 
     def _next_file(self) -> None:
+        try:
+            self._directory.check()
+        except JournalError as error:
+            self._writer.broken = error  # what is written elsewhere is not there after a restart
+            raise
         try:
             self._begin_file(self._writer.segment.number + 1)
         except JournalError as error:

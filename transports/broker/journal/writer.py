@@ -4,11 +4,12 @@ One commit is one ``writev``. What the system has taken survives the end of this
 that is what :meth:`JournalWriter.sync` is for, which may run in another thread while commits go on.
 
 After an error the file is cut back to where the last good block ended. A failed sync cannot be repaired by another one
-(the system may have dropped what it could not write), so it ends the journal.
+(the system may have dropped what it could not write), so it ends the journal; and so does a file that was removed.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import threading
@@ -88,6 +89,9 @@ class JournalWriter:
         if self._torn:
             self._cut(file)
         head = block_head(payload, self._salt)
+        if not os.fstat(file.descriptor).st_nlink:  # it can be written to, and nobody will ever read it
+            self.broken = JournalError(f"{file.path} was removed", file.path, errno.ENOENT)
+            raise self.broken
         try:
             _write(file.descriptor, head, payload)
         except OSError as error:
