@@ -16,6 +16,7 @@ exchange, and that to the queue. Transports without bindings between exchanges r
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import weakref
 from collections import deque
@@ -102,7 +103,7 @@ class EventExchange:
         self._changing = threading.RLock()
         self._declared: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
         self._changes = 0
-        self._declaring = threading.Lock()
+        self._declaring: dict[int, threading.Lock] = {}  # by process: one that somebody holds is not for a forked child
         self._eagerly = threading.local()  # events: what is published while one is being handled in this thread
         self.takers: weakref.WeakKeyDictionary[Any, None] = weakref.WeakKeyDictionary()
         """The objects of this program that take events by themselves, without tasks, in the order of their coming."""
@@ -424,7 +425,7 @@ class EventExchange:
         changes = self._changes
         if self._declared.get(established) == changes:
             return
-        with self._declaring:
+        with self._declaring.setdefault(os.getpid(), threading.Lock()):
             self.exchange.bind(channel).declare()
             for queue in list(self.queues().values()):
                 queue.bind(channel).declare()

@@ -12,6 +12,7 @@ callers publish in kombu's way.
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -86,7 +87,7 @@ class Lane:
         self._app = app
         self._usable: bool | None = None
         self._current: LaneChannel | None = None
-        self._opening = threading.Lock()
+        self._opening: dict[int, threading.Lock] = {}  # by process: one that somebody holds is not for a forked child
 
     def channel(self) -> LaneChannel | None:
         """Return the channel to publish on, None where there is none. Raises what connecting to the broker raises."""
@@ -99,11 +100,14 @@ class Lane:
 
     def forget(self) -> None:
         """Find out anew where to publish: the app is connected elsewhere from now on."""
-        with self._opening:
+        with self._alone():
             self._usable = self._current = None
 
+    def _alone(self) -> threading.Lock:
+        return self._opening.setdefault(os.getpid(), threading.Lock())
+
     def _open(self) -> LaneChannel | None:
-        with self._opening:
+        with self._alone():
             if self._usable is None:
                 app: Any = self._app
                 url = app.conf.broker_write_url or app.conf.broker_url

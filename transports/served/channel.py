@@ -72,6 +72,7 @@ class Channel(KombuChannel):
         connection = self.connection
         if connection is None or self._ended:
             raise RecoverableConnectionError("this channel is closed")
+        connection.check()  # before any lock is taken: a forked child may have the copy of one that is held for ever
         return connection
 
     def _ask(self, operation: str, *arguments: Any) -> Any:
@@ -228,6 +229,7 @@ class Channel(KombuChannel):
         """Start a consumer and return its tag; ``callback`` gets each message in ``drain_events``."""
         if callback is None:
             raise ValueError("basic_consume needs a callback")
+        self._live()
         tag = consumer_tag or f"amq.ctag-{uuid4().hex}"
         subscription = Subscription(tag, callback, on_cancel, bool(no_ack))
         with self._subscribing:

@@ -168,7 +168,7 @@ class ServedConnection:
         Asking for a sign of life makes the socket readable again. Why not only kombu's ``call_soon``: the loop (5.7)
         polls once more, up to a second, before it does what was asked for while it did such things.
         """
-        if self._on_arrival is None or not self.inbox or self._waking or not self._stream.usable:
+        if self._on_arrival is None or self._waking or not self._stream.usable or not self.inbox:
             return
         self._waking = True
         self._on_arrival()

@@ -85,6 +85,14 @@ class TestAForkedChild:
         message.ack()
         assert channel.queue_stats("q")["q"]["acknowledged"] == 1
 
+    def test_is_told_so_at_once_while_a_thread_of_its_parent_is_publishing(self, connect: Connect) -> None:
+        channel = connect().channel()
+
+        with channel._publishing:
+            told = in_child(lambda: str(publish(channel, "q")))
+
+        assert told.startswith("ConnectionLost: this connection belongs to process")
+
     def test_sees_none_of_its_parent_s_deliveries(self, connect: Connect) -> None:
         connection = connect()
         channel = connection.channel()
