@@ -91,10 +91,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.frame_max < 4096:
         parser.error(f"--frame-max {options.frame_max}: bytes, at least 4096")
     report = go_to_background() if options.background else _tell_nobody
-    _set_up_log(options.log)
-    _allow_many_clients()
     code, text = 0, ""
     try:
+        _set_up_log(options.log)
+        _allow_many_clients()
         asyncio.run(run(options, lambda: report(0, str(os.getpid()))))
     except AlreadyServedError as error:
         code, text = ALREADY_SERVED, str(error)

@@ -59,10 +59,16 @@ def start_broker(address: UnixAddress, deadline: float, reach: Callable[[], sock
     try:
         private_directory(Path(address.path).parent)
         private_directory(Path(default_log()).parent)
+        with _alone(f"{address.path}.starting", deadline) as first:
+            return _start_and_reach(address, deadline, reach) if first else None
     except EngineError as error:
         raise from_engine(error) from error
-    with _alone(f"{address.path}.starting", deadline) as first:
-        return _start_and_reach(address, deadline, reach) if first else None
+    except OSError as error:
+        raise BrokerUnavailableError(
+            f"no broker on {address}, and none can be started: {error}; let XDG_RUNTIME_DIR and XDG_STATE_HOME name "
+            "directories of yours, or name a socket in the URL and start a broker there: "
+            "python -m transports.broker --socket PATH"
+        ) from error
 
 
 def _start_and_reach(address: UnixAddress, deadline: float, reach: Callable[[], socket | None]) -> socket:

@@ -153,6 +153,24 @@ def test_a_broker_that_cannot_start_says_why(home: Path) -> None:
         kombu.Connection("liap-broker://").connect()
 
 
+def test_a_broker_whose_log_cannot_be_opened_says_so() -> None:
+    Path(default_log()).mkdir(parents=True)
+    Path(default_log()).parent.chmod(0o700)
+
+    with pytest.raises(BrokerUnavailableError, match=r"none could be started: .* Is a directory: .*broker\.log"):
+        dialing.dial(UnixAddress(default_socket()), 1.0, auto_start=True)
+
+
+def test_a_directory_that_cannot_be_made_is_named_with_what_to_do(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (home / "file").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(home / "file"))
+
+    with pytest.raises(
+        BrokerUnavailableError, match=r"none can be started: .*'.*/file/liap-tasks'; let .*XDG_STATE_HOME"
+    ):
+        dialing.dial(UnixAddress(default_socket()), 1.0, auto_start=True)
+
+
 def test_a_runtime_directory_that_others_can_enter_is_refused() -> None:
     Path(default_socket()).parent.mkdir(mode=0o755)
 
