@@ -74,12 +74,13 @@ def witness(served: BrokerThread) -> Iterator[Witness]:
 def nothing_is_left_behind(served: BrokerThread, witness: Witness, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """After each test the witness is alone, no publisher waits, no task runs, and the broker has had no failure."""
     caplog.set_level(logging.INFO)
+    tasks = served.call(lambda server: len(asyncio.all_tasks(server.loop)))
     yield
     eventually(lambda: sessions(served), 1)
     assert witness.is_undisturbed()
     assert served.call(lambda server: len(server.waiting_publishers)) == 0
     assert served.call(lambda server: list(server.brokers)) == ["/"]
-    assert served.call(lambda server: len(asyncio.all_tasks(server.loop))) <= 2
+    assert served.call(lambda server: len(asyncio.all_tasks(server.loop))) == tasks
     assert [record.getMessage() for record in caplog.get_records("call") if record.levelno >= logging.ERROR] == []
 
 
