@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 import threading
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from functools import partial
 from random import Random
@@ -49,6 +49,7 @@ __all__ = [
     "ends_more_than_attempt",
     "note_attempt",
     "run_attempt",
+    "time_left",
     "to_be_told",
 ]
 
@@ -213,18 +214,24 @@ def _run_in_time(task: LiapTask, request: Any, args: tuple[Any, ...], kwargs: di
 def _limit_to_enforce(task: LiapTask, request: Any) -> float | None:
     """Return the seconds after which this process must end the attempt, None: it need not."""
     limit = _time_limit(task, request)
-    deadline = deadline_in(request.headers)
-    if deadline is not None:
-        left = deadline - now_of(task)
-        if task.fallback is not None:
-            left -= reserved_for_fallback(left)
+    left = time_left(task, request.headers)
+    if left is not None:
         if left <= 0:
             raise DeadLetter(DeadLetterReason.EXPIRED, "its deadline passed before it could begin")
         if not limit or left < limit:
-            return left
-    if not limit or in_prefork_child():  # a prefork child: Celery's own limit works there
+            limit = left
+    if not limit or in_prefork_child():  # a prefork child: Celery's own limit works there, the request has lowered it
         return None
     return limit
+
+
+def time_left(task: LiapTask, headers: Mapping[str, Any] | None) -> float | None:
+    """Return the seconds that an attempt may take by the deadline in the headers, None if there is none."""
+    deadline = deadline_in(headers)
+    if deadline is None:
+        return None
+    left = deadline - now_of(task)
+    return left if task.fallback is None else left - reserved_for_fallback(left)
 
 
 def now_of(task: LiapTask) -> float:

@@ -64,7 +64,8 @@ class LiapTask(Task[Any, Any]):
     timeout: seconds an attempt may take, then ``SoftTimeLimitExceeded`` is raised in it; None: HANDLER_TIMEOUT_SECONDS;
     0: no limit. grace: seconds it then has to clean up; a process of the prefork pool is killed after them. priority:
     default priority of its messages. fallback: a function with the task's arguments that answers instead when the
-    deadline of a call has passed or its attempts are spent; it must be quick.
+    deadline of a call has passed or its attempts are spent; it must be quick. It cannot answer for an attempt that
+    had to be given up or killed: a thread that cannot be interrupted, a process that does not heed its limit.
     ordering_key: calls with the same key run in the order of their publish, one at a time, retries included.
     dedup_key: a second call with the same key within DEDUP_WINDOW_SECONDS is taken by the broker and dropped: its
     result never comes. A key is the name of an argument or a function of (args, kwargs); None: none.

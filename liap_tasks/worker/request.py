@@ -8,6 +8,7 @@ in-process broker this is a fifth of what a small task costs.
 
 from __future__ import annotations
 
+import math
 from copy import copy
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from celery.worker.request import Request
 from celery.worker.state import task_ready
 from kombu.utils.encoding import safe_repr, safe_str
 
+from liap_tasks import attempt
 from liap_tasks.errors import AttemptAbortedError
 from liap_tasks.policies import DeadLetterReason
 from liap_tasks.received import ATTRIBUTE as RECEIVED
@@ -88,8 +90,33 @@ class LiapRequest(Request):
     def _statistics(self) -> TaskStatistics | None:
         return getattr(self.app, "task_statistics", None)  # another app keeps none
 
+    def _keep_to_deadline(self) -> None:
+        """Lower the time limits, which the pool enforces, to what the message's deadline leaves."""
+        task: Any = self.task
+        left = attempt.time_left(task, self.request_dict["headers"]) if hasattr(task, "fallback") else None
+        if left is None or left <= 0:  # too late: the attempt ends before its task begins
+            return
+        hard, soft = self.time_limits
+        soft = soft or task.soft_time_limit
+        hard = hard or task.time_limit
+        if not soft or left < soft:
+            grace = hard - soft if hard and soft else task.grace
+            self.time_limits = (min(left + grace, hard or math.inf), left)
+
     def __init_subclass__(cls) -> None:
-        """Count successes in the class that Celery makes of this for each task: its ``on_success`` calls no other."""
+        """Look into the class that Celery makes of this for each task: its methods call no others.
+
+        Deadlines are kept to when a request is given to its pool, successes are counted.
+        """
+        execute: Any = cls.__dict__.get("execute_using_pool")
+        if execute is not None:
+
+            def execute_using_pool(self: Any, pool: Any, **options: Any) -> Any:
+                self._keep_to_deadline()
+                return execute(self, pool, **options)
+
+            limited: Any = execute_using_pool
+            cls.execute_using_pool = limited  # type: ignore[method-assign]  # that is the point
         report: Any = cls.__dict__.get("on_success")
         if report is not None:
 

@@ -105,3 +105,14 @@ def unprepared(key: str) -> None:
 @shared_task(name="served.answers_no_json", ignore_result=False, retry_policy=ONCE)
 def answers_no_json(key: str) -> object:
     return {key}
+
+
+@shared_task(name="served.sleeps", ignore_result=False, retry_policy=ONCE, timeout=60, grace=0.2, fallback=lambda *_: 0)
+def sleeps(folder: str, key: str) -> int:
+    """Be done after three seconds in which no thread can be interrupted."""
+    began = time.monotonic()
+    try:
+        time.sleep(3)
+    finally:
+        note(folder, key, "interrupted" if time.monotonic() - began < 2 else "slept")
+    return 1

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 import pytest
+from celery.exceptions import TimeLimitExceeded
 
 from liap_tasks import DeadLetterReason
 from liap_tasks.dead_letter_store import LetterFilter
@@ -107,6 +108,21 @@ def test_a_call_that_fails_around_its_attempt_is_kept(world: World, kind: Kind, 
 
 def ids(world: World, which: LetterFilter) -> set[str | None]:
     return {letter.task_id for letter in world.app.dead_letter_store.list(which)}
+
+
+def test_a_deadline_ends_a_blocking_call_where_the_pool_can(world: World, kind: Kind) -> None:
+    key = f"sleeps-{kind.name}"
+
+    sent = world.app.tasks["served.sleeps"].apply_async((str(world.notes), key), answer_within=0.5)
+
+    if kind.name in ("prefork", "gevent"):
+        assert sent.get(timeout=DEADLINE) == 0
+        assert world.noted(key) == ["interrupted"]
+    else:
+        with pytest.raises(TimeLimitExceeded):
+            sent.get(timeout=DEADLINE)
+        assert kind.name == "solo" or world.noted(key) == []  # solo has one thread, which hears of it later
+    until(lambda: world.left() == (0, 0), "a message was not acknowledged")
 
 
 def test_calls_of_one_key_run_in_order_one_at_a_time(world: World, kind: Kind) -> None:
