@@ -48,7 +48,8 @@ MARK = "liap_coroutine"
 
 def is_coroutine_task(task: Any) -> bool:
     """Tell whether a task's function is ``async def``."""
-    return iscoroutinefunction(task.run) or getattr(task.run, MARK, False)
+    function = getattr(task, "_orig_run", task.run)  # Celery wraps the function of a task with autoretry_for
+    return iscoroutinefunction(function) or getattr(function, MARK, False)
 
 
 def run_coroutine(task: LiapTask, awaitable: Awaitable[Any], limit: float | None) -> Any:

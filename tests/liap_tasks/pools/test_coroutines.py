@@ -208,3 +208,16 @@ def test_greenlets_of_gevent_wait_without_holding_up_each_other() -> None:
 
     done = subprocess.run([sys.executable, "-c", GEVENT], capture_output=True, text=True, timeout=60)
     assert done.stdout.split("\n") == ["True True", "cancelled too", ""], done.stderr
+
+
+def test_a_coroutine_with_celery_s_autoretry_runs_on_the_pool_s_loop(app: LiapApp, outcomes: Outcomes) -> None:
+    threads: list[str] = []
+
+    @app.task(shared=False, name="tests.autoretry", autoretry_for=(LookupError,))
+    async def wrapped() -> None:
+        threads.append(threading.current_thread().name)
+
+    with EmbeddedWorker(app, pool="asyncio"):
+        wrapped.delay()
+        assert outcomes.states(1) == ["SUCCESS"]
+    assert threads == ["liap-asyncio-pool"]
