@@ -84,7 +84,8 @@ class LetterFilter:
     """Which letters are meant; every field that is given must fit, an empty one fits all.
 
     ids, reasons, tasks, queues: one of these. states: one of these; none given means every state but ``purged``.
-    error: text in the exception's class, message or traceback. died_after, died_before, due_before: POSIX seconds, the
+    error: text in the exception's class, message or traceback, in any case; SQLite knows the case of the letters A to Z
+    only. died_after, died_before, due_before: POSIX seconds, the
     moment itself excluded (due_before: included). replay_id: replayed by that run.
     """
 

@@ -37,7 +37,11 @@ def chooses_letters(*, states: bool = True, all_wanted: bool = False) -> Callabl
         click.option("--from-queue", "queues", multiple=True, metavar="QUEUE", help="Where it was to be processed."),
         click.option("--older-than", type=AGE, help="Dead for longer: 90s, 30m, 2h, 1d12h."),
         click.option("--newer-than", type=AGE, help="Dead for less long."),
-        click.option("--error", metavar="TEXT", help="Text in the error's name, message or traceback."),
+        click.option(
+            "--error",
+            metavar="TEXT",
+            help="Text in the error's name, message or traceback, in any case (SQLite: of the letters A to Z only).",
+        ),
         click.option("--correlation-id", metavar="ID", help="What it belongs to."),
     ]
     if states:
