@@ -10,6 +10,7 @@ from msgpack import ExtType
 
 from tests.transports.journal.stored_broker import StoredBroker, carried
 from transports.broker.journal.batch import Batch
+from transports.broker.journal.blocks import HEADER_SIZE
 from transports.broker.journal.records import DEFINED, SNAPSHOT, TABLE_HEAD
 from transports.engine import Message
 from transports.wire.content import pack_table
@@ -228,3 +229,29 @@ def test_values_of_types_that_were_once_taken_come_back_as_they_are(start: Start
 
     assert again.bodies("q") == [b"1", b"3", b"2"]
     assert len(again.engine.exchanges["amq.headers"].bindings) == 1
+
+
+@pytest.mark.parametrize("salt", ["kept", "torn"])
+def test_damage_to_the_header_of_the_only_file_costs_no_message(
+    start: Start, caplog: pytest.LogCaptureFixture, salt: str
+) -> None:
+    broker = start()
+    broker.declare("q")
+    broker.publish("q", b"1", b"2")
+    broker.journal.commit()
+    if salt == "torn":  # written anew at any start with a good header
+        (broker.path / "salt").write_bytes(b"1234")
+        broker = broker.killed()
+        for file in broker.files()[1:]:
+            file.unlink()
+    file = broker.files()[0]
+    data = file.read_bytes()
+    file.write_bytes(bytes(HEADER_SIZE) + data[HEADER_SIZE:])
+
+    after = broker.killed()
+
+    assert after.bodies("q") == [b"1", b"2"]
+    assert "0000000001.log is damaged (bytes 0 to 36)" in errors(caplog)[0]
+    caplog.clear()
+    assert after.killed().bodies("q") == [b"1", b"2"]
+    assert errors(caplog) == []

@@ -5,7 +5,8 @@
 
 All numbers little-endian. A block is what one commit wrote: it is there as a whole or not at all. Mark and checksum are
 made with the salt, random bytes of this journal that no publisher knows: after damage the next good block is found by
-looking for the mark, and the body of a message, whatever is in it, is never taken for a block.
+looking for the mark, and the body of a message, whatever is in it, is never taken for a block. The salt is also kept
+beside the files (directory.py), so that a header is never all that knows it.
 """
 
 from __future__ import annotations

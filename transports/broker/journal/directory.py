@@ -1,4 +1,8 @@
-"""A journal's directory: whose it is, and what is in it."""
+"""A journal's directory: whose it is, and what is in it.
+
+``0000000001.log`` and so on, ``lock``, and ``salt``: the eight bytes that every file has in its header, for the case
+that the header of the only file is damaged, without which no block of it could be told from the rest.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +17,9 @@ from transports.broker.journal.errors import JournalError, JournalLocked
 from transports.wire.lock_file import LockFile
 from transports.wire.places import journal_lock
 
-__all__ = ["JournalDirectory", "sync_directory"]
+__all__ = ["SALT_BYTES", "JournalDirectory", "sync_directory"]
 
+SALT_BYTES = 8
 NAME = re.compile(r"(\d{10})\.log")
 
 
@@ -54,6 +59,23 @@ class JournalDirectory:
     def numbers(self) -> list[int]:
         """Return the numbers of the files that are there, oldest first."""
         return sorted(int(found[1]) for one in self.path.iterdir() if (found := NAME.fullmatch(one.name)))
+
+    def kept_salt(self) -> bytes | None:
+        """Return the salt as it was written beside the files, None where it was not."""
+        try:
+            salt = (self.path / "salt").read_bytes()
+        except FileNotFoundError:
+            return None
+        return salt if len(salt) == SALT_BYTES else None
+
+    def keep_salt(self, salt: bytes) -> None:
+        """Write the salt beside the files, where it is not there yet."""
+        if self.kept_salt() == salt:
+            return
+        with open(os.open(self.path / "salt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(salt)
+            file.flush()
+            os.fsync(file.fileno())
 
     def keep(self, number: int) -> Path:
         """Give a file to which nothing is added a second name, by which it stays; return that name."""

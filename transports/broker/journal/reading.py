@@ -23,7 +23,7 @@ from transports.broker.journal.blocks import (
     read_blocks,
     unpack_header,
 )
-from transports.broker.journal.directory import JournalDirectory
+from transports.broker.journal.directory import SALT_BYTES, JournalDirectory
 from transports.broker.journal.errors import JournalError, JournalVersionError
 from transports.broker.journal.replay import Replay
 from transports.broker.journal.writer import Segment
@@ -54,7 +54,11 @@ def read_journal(directory: JournalDirectory, now: float) -> Reading:
     numbers = directory.numbers()
     headers = {number: _header(directory, number) for number in numbers}
     known = [header.salt for header in headers.values() if header is not None]
-    salt = known[0] if known else os.urandom(8)
+    try:
+        salt = known[0] if known else directory.kept_salt() or os.urandom(SALT_BYTES)
+        directory.keep_salt(salt)
+    except OSError as error:
+        raise JournalError.of("cannot read or write the salt of", directory.path, error) from error
     reading = Reading(Replay(now), [], salt, numbers[-1] if numbers else 0)
     for before, number in pairwise(numbers):
         if number != before + 1:
