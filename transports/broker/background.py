@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Callable
 
@@ -27,6 +28,7 @@ def go_to_background() -> Report:
         _wait(reading)
     os.close(reading)
     os.setsid()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it outlives the terminal of whoever started it
     nowhere = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1, 2):
         os.dup2(nowhere, number)

@@ -136,7 +136,10 @@ def _set_up_log(file: str | None) -> None:
 
 
 async def run(options: argparse.Namespace, serving: Callable[[], None]) -> None:
-    """Serve as the options say until SIGTERM, SIGINT or idleness. serving: called once clients can connect."""
+    """Serve as the options say until a signal or idleness; serving: called once clients can connect.
+
+    The signals are SIGTERM, SIGINT and SIGHUP (the terminal was closed), the last one unless it is ignored.
+    """
     loop = asyncio.get_running_loop()
     ended = loop.create_future()
 
@@ -144,7 +147,10 @@ async def run(options: argparse.Namespace, serving: Callable[[], None]) -> None:
         if not ended.done():
             ended.set_result(reason)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    stopping = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup, and in the background
+        stopping.append(signal.SIGHUP)
+    for number in stopping:
         loop.add_signal_handler(number, end, f"it was told to stop ({signal.Signals(number).name})")
     unix = UnixAddress(os.path.abspath(options.socket))
     tcp = _tcp(options.tcp)

@@ -153,6 +153,15 @@ def test_a_broker_that_cannot_start_says_why(home: Path) -> None:
         kombu.Connection("liap-broker://").connect()
 
 
+def test_a_broker_in_the_background_outlives_the_terminal() -> None:
+    pid = facts()["pid"]
+    assert isinstance(pid, int)
+
+    os.kill(pid, signal.SIGHUP)
+
+    assert facts()["pid"] == pid
+
+
 def test_a_broker_whose_log_cannot_be_opened_says_so() -> None:
     Path(default_log()).mkdir(parents=True)
     Path(default_log()).parent.chmod(0o700)

@@ -9,6 +9,7 @@ import resource
 import signal
 import socket
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -59,17 +60,27 @@ def test_a_socket_that_a_killed_broker_left_is_taken_over(tmp_path: Path) -> Non
         RawClient(str(path)).open_channel().socket.close()
 
 
-def test_told_to_stop_it_says_goodbye_with_the_reason_and_leaves_nothing(tmp_path: Path) -> None:
+@pytest.fixture
+def _heeds_its_terminal() -> Iterator[None]:
+    """Let what is started heed SIGHUP, also where the tests run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("_heeds_its_terminal")
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda told: told.name)
+def test_told_to_stop_it_says_goodbye_with_the_reason_and_leaves_nothing(tmp_path: Path, told: signal.Signals) -> None:
     path, log = tmp_path / "b.sock", tmp_path / "b.log"
     with BrokerProcess(str(path), "--log", str(log)) as broker, RawClient(str(path), name="me") as client:
-        broker.process.send_signal(signal.SIGTERM)
+        broker.process.send_signal(told)
 
-        assert client.farewell() == "the broker stops: it was told to stop (SIGTERM)"
+        assert client.farewell() == f"the broker stops: it was told to stop ({told.name})"
         assert broker.ended() == (0, "")
     assert not path.exists()
     text = log.read_text()
     assert f"serving {path}" in text
-    assert "stopping: it was told to stop (SIGTERM)" in text
+    assert f"stopping: it was told to stop ({told.name})" in text
 
 
 @pytest.mark.parametrize("comes", [False, True])
