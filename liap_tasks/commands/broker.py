@@ -42,5 +42,5 @@ def _address_options(app: Any) -> list[str]:
         return ["--socket", address.path]
     if isinstance(address, TcpAddress) and token:
         os.environ.setdefault(TOKEN_VARIABLE, token)
-        return ["--tcp", str(address)]
+        return ["--socket", "none", "--tcp", str(address)]  # the user's own socket is another broker's
     return []

@@ -27,7 +27,7 @@ from transports.wire.lock_file import name_socket, read_holder
 from transports.wire.places import default_journal, default_socket, journal_lock
 from transports.wire.program import ALREADY_SERVED, TOKEN_VARIABLE
 
-__all__ = ["arguments", "main", "run"]
+__all__ = ["arguments", "main", "run", "tcp_address"]
 
 LOG_BYTES = 1024 * 1024
 MOST_FILES = 65_536
@@ -43,7 +43,10 @@ def arguments() -> argparse.ArgumentParser:
         epilog="Clients connect to liap-broker:///PATH, or to liap-broker://:TOKEN@HOST:PORT.",
     )
     parser.add_argument(
-        "--socket", metavar="PATH", default=default_socket(), help="the Unix socket to serve (default: %(default)s)"
+        "--socket",
+        metavar="PATH",
+        default=default_socket(),
+        help="the Unix socket to serve, or 'none' to serve TCP alone (default: %(default)s)",
     )
     parser.add_argument(
         "--tcp",
@@ -152,15 +155,18 @@ async def run(options: argparse.Namespace, serving: Callable[[], None]) -> None:
         stopping.append(signal.SIGHUP)
     for number in stopping:
         loop.add_signal_handler(number, end, f"it was told to stop ({signal.Signals(number).name})")
-    unix = UnixAddress(os.path.abspath(options.socket))
-    tcp = _tcp(options.tcp)
+    unix = None if options.socket == "none" else UnixAddress(os.path.abspath(options.socket))
+    tcp = None if options.tcp is None else tcp_address(options.tcp)
+    if unix is None and tcp is None:
+        raise ValueError("--socket none needs --tcp HOST:PORT: else there is nothing to serve")
     token = os.environ.pop(TOKEN_VARIABLE, "")
     if tcp is not None and not token:
         raise ValueError(f"--tcp needs a token: set {TOKEN_VARIABLE} to a secret that clients give in their URL")
     with ExitStack() as held:
-        listener = UnixListener(unix)
-        held.callback(listener.release)
-        journal = None
+        on_unix = journal = None
+        if unix is not None:
+            on_unix = UnixListener(unix)
+            held.callback(on_unix.release)
         if options.journal != "none":
             journal = FileJournal(options.journal, sync=options.sync)
             held.callback(journal.close)
@@ -173,13 +179,15 @@ async def run(options: argparse.Namespace, serving: Callable[[], None]) -> None:
             on_idle=lambda: end(f"nobody was here for {options.idle_exit:g} s"),
         )
         listeners = held.enter_context(ExitStack())
-        await listener.listen(server, end)
-        listeners.callback(listener.close)
+        if on_unix is not None:
+            await on_unix.listen(server, end)
+            listeners.callback(on_unix.close)
         if tcp is not None:
             listeners.callback((await listen_on_tcp(server, tcp, token)).close)
-        if journal is not None:
+        if journal is not None and unix is not None:
             name_socket(journal_lock(options.journal), unix.path)
-        logger.info("serving %s%s, journal %s", unix, "" if tcp is None else f" and {tcp}", options.journal)
+        places = " and ".join(str(place) for place in (unix, tcp) if place is not None)
+        logger.info("serving %s, journal %s", places, options.journal)
         serving()
         reason = await ended
         listeners.close()
@@ -187,11 +195,11 @@ async def run(options: argparse.Namespace, serving: Callable[[], None]) -> None:
         await server.close(f"the broker stops: {reason}")
 
 
-def _tcp(given: str | None) -> TcpAddress | None:
-    if given is None:
-        return None
+def tcp_address(given: str) -> TcpAddress:
+    """Return what HOST:PORT means; either may be left out. Raises ValueError, InvalidArgument."""
     host, colon, port = given.rpartition(":")
-    if not colon:
+    is_ipv6_alone = given.endswith("]") or (given.count(":") > 1 and not given.startswith("["))
+    if not colon or is_ipv6_alone:
         host, port = given, str(DEFAULT_PORT)
     if not port.isdigit():
         raise ValueError(f"--tcp {given}: HOST:PORT, such as 127.0.0.1:{DEFAULT_PORT}")

@@ -54,4 +54,4 @@ class TcpAddress:
             raise InvalidArgument("port", self.port, "a number from 0 to 65535")
 
     def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

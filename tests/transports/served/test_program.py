@@ -16,7 +16,7 @@ import pytest
 
 from tests.transports.served.processes import BrokerProcess
 from tests.transports.served.raw import RawClient, eventually
-from transports.broker.command import main
+from transports.broker.command import main, tcp_address
 from transports.wire.address import TcpAddress
 from transports.wire.program import ALREADY_SERVED, TOKEN_VARIABLE
 
@@ -101,15 +101,20 @@ def test_it_ends_when_nobody_is_there_or_comes(tmp_path: Path, comes: bool) -> N
     assert not path.exists()
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
 def listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_tcp_is_for_those_with_the_token(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     address = TcpAddress("127.0.0.1", port)
     with BrokerProcess(str(tmp_path / "b.sock"), "--tcp", str(address), environment={TOKEN_VARIABLE: TOKEN}) as broker:
         eventually(lambda: listens(port))
@@ -123,6 +128,41 @@ def test_tcp_is_for_those_with_the_token(tmp_path: Path) -> None:
         _, log = broker.ended()
         assert TOKEN not in log
         assert log.count("was dropped: wrong token") == 5
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("127.0.0.1", "127.0.0.1:5680"),
+        ("localhost:1", "localhost:1"),
+        (":1", "127.0.0.1:1"),
+        ("::1", "[::1]:5680"),
+        ("[::1]", "[::1]:5680"),
+        ("[::1]:1", "[::1]:1"),
+    ],
+)
+def test_a_port_is_what_stands_behind_the_host(given: str, meant: str) -> None:
+    assert str(tcp_address(given)) == meant
+
+
+def test_tcp_alone_takes_nobody_s_socket(tmp_path: Path) -> None:
+    environment = {TOKEN_VARIABLE: TOKEN, "XDG_RUNTIME_DIR": str(tmp_path)}
+    port = free_port()
+    broker = BrokerProcess("none", "--tcp", f"127.0.0.1:{port}", environment=environment)
+    try:
+        eventually(lambda: listens(port))
+        RawClient(TcpAddress("127.0.0.1", port), token=TOKEN).open_channel().socket.close()
+        broker.process.send_signal(signal.SIGTERM)
+        code, log = broker.ended()
+    finally:
+        broker.kill()
+    assert code == 0
+    assert f"serving 127.0.0.1:{port}, journal none" in log
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_to_serve_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+    assert "--socket none needs --tcp" in fails(caplog, "--socket", "none")
 
 
 def fails(caplog: pytest.LogCaptureFixture, *options: str) -> str:
