@@ -138,6 +138,7 @@ class KombuChannel(base.StdChannel):
         self._ask("unbind_queue", queue or "", exchange or "", routing_key or "", arguments)
 
     def queue_purge(self, queue: str, nowait: bool = False) -> int:
+        """Remove the ready messages and return how many there were; delayed ones stay (see ``cancel_delayed``)."""
         purged: int = self._ask("purge_queue", queue or "")
         return purged
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.transports.virtual_broker import VirtualBroker
-from transports.engine import Message
+from transports.engine import ChannelRefusal, Message
 from transports.wire.carried import CarriedMessage
 from transports.wire.content import pack_content
 
@@ -45,6 +45,16 @@ def test_a_letter_without_a_queue_is_kept_until_there_is_one() -> None:
     assert broker.numbers("q").dead_letter_pending == 0
     [letter] = broker.letters("letters")
     assert (letter.headers or {})["x-death"][0]["count"] == 1
+
+
+def test_a_queue_that_keeps_letters_is_not_deleted_if_empty_is_asked() -> None:
+    broker = VirtualBroker()
+    source(broker, "at-least-once")
+    broker.publish("q", b"letter")
+    broker.clock.advance(1)
+
+    with pytest.raises(ChannelRefusal, match="queue 'q' in vhost '/' not empty"):
+        broker.engine.delete_queue(broker.connection, "q", if_empty=True)
 
 
 def test_letters_for_a_full_queue_are_delivered_in_order_as_room_appears() -> None:

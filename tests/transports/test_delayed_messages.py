@@ -188,6 +188,16 @@ def test_delayed_messages_have_their_place_in_a_refusing_queue(bound: dict[str, 
     assert broker.numbers("q").ready == 2
 
 
+def test_a_queue_with_delayed_messages_is_not_deleted_if_empty_is_asked() -> None:
+    broker = broker_with_delays(1000)
+    with pytest.raises(ChannelRefusal, match="queue 'q' in vhost '/' not empty"):
+        broker.engine.delete_queue(broker.connection, "q", if_empty=True)
+
+    broker.engine.cancel_delayed("q", "task-1000")
+    broker.engine.delete_queue(broker.connection, "q", if_empty=True)
+    assert "q" not in broker.engine.queues
+
+
 def test_purge_leaves_delayed_messages() -> None:
     broker = broker_with_delays(1000, 0)
 

@@ -317,7 +317,7 @@ class Topology:
                 self._auto_delete_exchange(source)
 
     def purge_queue(self, connection: ClientConnection, name: str) -> int:
-        """Remove the ready messages for good and return how many there were."""
+        """Remove the ready messages for good and return how many there were; delayed ones stay (cancel_delayed)."""
         self._run_due()
         return self.queue(name, connection).purge()
 
@@ -326,7 +326,8 @@ class Topology:
     ) -> int:
         """Delete a queue with its messages and return how many were ready; a missing one counts 0.
 
-        Raises ChannelRefusal 406 when it has consumers (if_unused) or ready messages (if_empty).
+        Raises ChannelRefusal 406 when it has consumers (if_unused); when it has messages that are ready, delayed, or
+        dead letters that it keeps (if_empty).
         """
         self._run_due()
         queue = self.queues.get(name)
@@ -335,7 +336,7 @@ class Topology:
         self._check_owner(queue, connection)
         if if_unused and queue.rota:
             raise precondition_failed(f"queue '{name}' in vhost '{self.vhost}' in use")
-        if if_empty and queue.ready.live:
+        if if_empty and (queue.ready.live or queue.delayed or queue.stranded):
             raise precondition_failed(f"queue '{name}' in vhost '{self.vhost}' not empty")
         ready = queue.ready.live
         self._delete(queue)
