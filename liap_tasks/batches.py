@@ -33,7 +33,7 @@ from celery.app.task import Context
 from celery.exceptions import SoftTimeLimitExceeded
 from pydantic import BaseModel, ValidationError
 
-from liap_tasks.attempt import ends_more_than_attempt, run_attempt
+from liap_tasks.attempt import ends_more_than_attempt, run_attempt, time_left
 from liap_tasks.coroutines.running import in_prefork_child, run_coroutine
 from liap_tasks.giving_up import may_end
 from liap_tasks.metadata import MessageMetadata
@@ -114,6 +114,10 @@ class BatchTask(LiapTask):
     kwargs). item_model: a pydantic model for the one argument of each call; a call that does not fit is a dead letter
     (``validation_failed``), the others go on. The time limit is for the whole batch. The default settings of other
     attributes are those of LiapTask.
+
+    A call with a deadline waits for its batch during at most half of the time that it has. If the deadline has passed
+    when the batch begins the call is ``expired``, or its fallback answers. A batch that has begun is not ended for the
+    deadline of one of its calls: what it answers later is still the answer.
     """
 
     abstract = True
@@ -161,7 +165,7 @@ class BatchTask(LiapTask):
 
     def process(self, items: list[BatchItem]) -> None:
         """Run the function over the items; afterwards each has an outcome."""
-        fitting = [item for item in items if self._fits(item)]
+        fitting = [item for item in items if self._in_time(item) and self._fits(item)]
         if not fitting:
             return
         try:
@@ -177,6 +181,13 @@ class BatchTask(LiapTask):
         for item in fitting:
             if item.undecided:
                 item.done()
+
+    def _in_time(self, item: BatchItem) -> bool:
+        left = time_left(self, item.headers)
+        if left is None or left > 0:
+            return True
+        item.dead_letter(DeadLetterReason.EXPIRED, "its deadline passed before its batch could begin")
+        return False
 
     def _fits(self, item: BatchItem) -> bool:
         if self.item_model is None:

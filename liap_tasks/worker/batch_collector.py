@@ -10,6 +10,7 @@ When the connection is lost what waits is forgotten: the broker delivers it agai
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -19,6 +20,7 @@ from uuid import uuid4
 from celery.concurrency.base import apply_target
 from celery.utils.log import get_logger
 
+from liap_tasks.attempt import now_of, time_left
 from liap_tasks.batches import BatchTask
 
 __all__ = ["BatchCollector", "window_of"]
@@ -62,11 +64,16 @@ class BatchCollector:
             logger.warning("the batch key of %s failed, it is in a batch without key: %r", request, error)
             key = None
         where = (task.name, key)
+        wait = _patience(task, request)
+        due = now_of(task) + wait
         with self._lock:
             batch = self._batches.get(where)
             if batch is None:
                 batch = self._batches[where] = _Batch()
-                batch.timer = self._call_after(task.batch_timeout, self._time_is_up, (where, batch))
+            if due < batch.due:
+                batch.cancel_timer()
+                batch.due = due
+                batch.timer = self._call_after(wait, self._time_is_up, (where, batch))
             batch.requests.append(request)
             full = len(batch.requests) >= (task.batch_size or 1)
             if full:
@@ -129,9 +136,17 @@ def _succeed(request: Request, outcome: Any) -> None:
     request.on_success(outcome)
 
 
+def _patience(task: BatchTask, request: Request) -> float:
+    """Return the seconds that a request may wait for its batch to become full."""
+    left = time_left(task, request.request_dict["headers"])
+    timeout = task.batch_timeout or 0.0
+    return timeout if left is None else min(timeout, max(0.0, left / 2))
+
+
 class _Batch:
     def __init__(self) -> None:
         self.requests: list[Request] = []
+        self.due = math.inf  # by the app's clock
         self.timer: Any = None
 
     def cancel_timer(self) -> None:
