@@ -173,15 +173,18 @@ class Channel(KombuChannel):
     def await_confirmation(self, connection: ServedConnection, number: int) -> None:
         """Return when a publish on this connection is confirmed or refused.
 
-        Raises ConnectionLost when the broker settles nothing for as long as it may, RecoverableConnectionError when the
-        channel was closed meanwhile.
+        Raises ConnectionLost when the broker settles nothing for the connection's patience (seconds), whoever published
+        it; RecoverableConnectionError when the channel was closed meanwhile.
         """
         confirms = self.confirms
-        settled = -1
-        while not connection.wait_until(lambda: confirms.is_settled(number) or self._ended, connection.patience):
-            if confirms.settled == settled:
-                connection.give_up(f"the broker did not confirm a message within {connection.patience:g} s")
+        while not (confirms.is_settled(number) or self._ended):
             settled = confirms.settled
+
+            def goes_on(settled: int = settled) -> bool:
+                return confirms.settled != settled or self._ended
+
+            if not connection.wait_until(goes_on, connection.patience):
+                connection.give_up(f"the broker did not confirm a message within {connection.patience:g} s")
         if not confirms.is_settled(number):
             connection.check()
             raise RecoverableConnectionError("the channel was closed while its publisher waited for the confirmation")

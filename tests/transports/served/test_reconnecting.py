@@ -52,6 +52,24 @@ def test_who_accepts_and_does_not_greet_is_no_broker(listener: socket.socket) ->
     assert "it did not greet within 0.3 s" in unavailable(f"liap-broker://{listener.getsockname()}")
 
 
+def test_a_broker_that_confirms_nothing_is_given_up_after_the_time_that_it_is_said(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = connect(call_timeout=30.0, block_timeout=10.0)
+    channel = connection.channel()
+    waits: list[float | None] = []
+
+    def nothing_comes(arrived: object, timeout: float | None) -> bool:
+        waits.append(timeout)
+        return False
+
+    monkeypatch.setattr(connection.connection, "wait_until", nothing_comes)
+
+    with pytest.raises(ConnectionLost, match="the broker did not confirm a message within 40 s"):
+        publish(channel, "q")
+    assert waits == [40.0]
+
+
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x00\x00\x00\x02\x91\x0a"])
 def test_who_accepts_and_says_something_else_is_no_broker(listener: socket.socket, answer: bytes) -> None:
     def accept() -> None:
