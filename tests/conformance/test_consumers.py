@@ -236,6 +236,26 @@ def test_a_channel_wide_window_is_shared_by_its_consumers(driver: Driver) -> Non
     assert other.nothing_arrives()
 
 
+@pytest.mark.requires("global_prefetch")
+def test_no_queue_starves_for_another_in_a_channel_wide_window(driver: Driver) -> None:
+    driver.channel.basic_qos(0, 1, True)
+    queues = [driver.queue(label) for label in ("one", "other", "third")]
+    inboxes = [driver.consume(queue) for queue in queues]
+    for number, queue in enumerate(queues):
+        driver.publish_all([number] * 40, queue)
+
+    order: list[int] = []
+    for _ in range(10_000):
+        arrived = [message for inbox in inboxes for message in inbox.all_of_it()]
+        for message in arrived:
+            order.append(message.payload)
+            message.ack()
+        if len(order) >= 60:
+            break
+
+    assert min(order.count(number) for number in range(3)) >= 5, order
+
+
 @pytest.mark.requires("global_prefetch", "prefetch")
 def test_both_windows_hold(driver: Driver) -> None:
     queue, other_queue = driver.queue("one"), driver.queue("other")

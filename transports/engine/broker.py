@@ -293,7 +293,12 @@ class Broker(Publishing):
         self._dispatch(channel)
 
     def _dispatch(self, channel: Channel) -> None:
-        for consumer in list(channel.consumers.values()):
+        """Deliver what the channel has room for, beginning with another consumer each time.
+
+        Why: of a shared limit that is always used up, the room of one settlement would always go to the same queue,
+        and the others would starve as long as that one has messages.
+        """
+        for consumer in channel.next_turn():
             consumer.queue.rota.unpark()
             if consumer.queue.ready.live:
                 consumer.queue.dispatch()

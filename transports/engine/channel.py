@@ -53,6 +53,7 @@ class Channel:
         "open",
         "outstanding",
         "sink",
+        "turn",
     )
 
     def __init__(self, connection: ClientConnection, sink: Sink) -> None:
@@ -66,6 +67,15 @@ class Channel:
         self.outstanding = 0
         self.flowing = True
         self.open = True
+        self.turn = 0
+
+    def next_turn(self) -> list[Consumer]:
+        """Return the consumers, each time beginning with the next one."""
+        consumers = list(self.consumers.values())
+        if len(consumers) < 2:
+            return consumers
+        self.turn = (self.turn + 1) % len(consumers)
+        return consumers[self.turn :] + consumers[: self.turn]
 
     def hold(self, entry: Entry, queue: Queue, consumer: Consumer | None) -> int:
         """Take an entry into the channel's hands and return its delivery tag."""
