@@ -7,8 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from celery.app.task import Context
+from celery.exceptions import WorkerLostError
 
 from liap_tasks import DeadLetterReason, EmbeddedWorker, LiapApp, dead_letters
+from liap_tasks.received import ReceivedMessage
+from liap_tasks.worker.lost_attempts import Ending, end_lost_attempt
 from tests.liap_tasks.conftest import Outcomes
 from tests.liap_tasks.test_dead_letter_paths import AT_ONCE, NEVER, CardTableError, Stats, assert_settled
 from transports import InvalidArgumentError
@@ -179,3 +183,51 @@ def test_a_dead_letter_too_large_with_its_story_is_kept_with_less_of_it(
     assert [attempt.number for attempt in letter.attempts] == [3]
     assert letter.correlation_id == "req-456"
     assert_settled(stats, app, acknowledged=3)
+
+
+def lost_attempt(task: Any, *, sent: str, now: list[Any]) -> Context:
+    """Return the request of an attempt whose process is gone. sent: its body. now: the arguments as they are."""
+    received = ReceivedMessage(sent, "application/json", "utf-8", {"task": task.name, "id": "m-1"}, {})
+    info = {"exchange": "", "routing_key": task.app.conf.task_default_queue}
+    return Context(
+        {
+            "id": "m-1",
+            "args": now,
+            "kwargs": {},
+            "headers": {},
+            "retries": 0,
+            "delivery_info": info,
+            "liap_received": received,
+        }
+    )
+
+
+def test_a_lost_attempt_is_retried_with_what_its_call_was_sent_with(app: LiapApp, outcomes: Outcomes) -> None:
+    seen: list[Any] = []
+
+    @app.task(shared=False, name="tests.lost", retry_policy=AT_ONCE)
+    def lost(cards: list[str]) -> None:
+        seen.append(cards)
+
+    context = lost_attempt(lost, sent='[[["a card"]], {}, {}]', now=[[]])
+    assert end_lost_attempt(lost, context, WorkerLostError("gone"), "") is Ending.RETRIED
+    with EmbeddedWorker(app, pool="solo"):
+        assert outcomes.states(1) == ["SUCCESS"]
+    assert seen == [["a card"]]
+
+
+def test_a_lost_attempt_whose_retry_can_never_be_published_is_a_dead_letter(
+    app: LiapApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @app.task(shared=False, name="tests.lost", retry_policy=AT_ONCE)
+    def lost(cards: list[str]) -> None: ...
+
+    def refuse(*arguments: Any, **options: Any) -> Any:
+        raise TOO_LARGE
+
+    monkeypatch.setattr(app, "send_task", refuse)
+    context = lost_attempt(lost, sent='[[["a card"]], {}, {}]', now=[["a card"]])
+    assert end_lost_attempt(lost, context, WorkerLostError("gone"), "") is Ending.DEAD
+    (letter,) = dead_letters.peek(app)
+    assert (letter.reason, letter.detail) == (DeadLetterReason.WORKER_LOST, "its retry can never be published")
+    assert letter.args == (["a card"],)
