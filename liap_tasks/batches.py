@@ -112,8 +112,8 @@ class BatchTask(LiapTask):
     that is not full, counted from its first message; None: BATCH_TIMEOUT_SECONDS. batch_key: messages of different keys
     are never in one batch; the name of a keyword (or of a field of the one argument), or a function of (args,
     kwargs). item_model: a pydantic model for the one argument of each call; a call that does not fit is a dead letter
-    (``validation_failed``), the others go on. The time limit is for the whole batch. The default settings of other
-    attributes are those of LiapTask.
+    (``validation_failed``), the others go on. The time limit is for the whole batch, max_concurrent is of batches. The
+    default settings of other attributes are those of LiapTask.
 
     A call with a deadline waits for its batch during at most half of the time that it has. If the deadline has passed
     when the batch begins the call is ``expired``, or its fallback answers. A batch that has begun is not ended for the
