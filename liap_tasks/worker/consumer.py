@@ -14,7 +14,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from celery.exceptions import NotRegistered
+from amqp.exceptions import PreconditionFailed
+from celery.exceptions import NotRegistered, WorkerShutdown
+from celery.platforms import EX_FAILURE
+from celery.utils.log import get_logger
 from celery.worker.consumer import Consumer
 from celery.worker.control import control_command
 
@@ -23,6 +26,7 @@ from liap_tasks.configuration import counts_deliveries
 from liap_tasks.policies import DeadLetterReason
 from liap_tasks.time_source import call_after, clock_of
 from liap_tasks.worker.batch_collector import BatchCollector, window_of
+from liap_tasks.worker.declared_otherwise import advice
 from liap_tasks.worker.event_copies import deliver_event, is_event, nobody_for
 from liap_tasks.worker.neighbours import let_workers_meet
 from liap_tasks.worker.redelivery import HEADER as REDELIVERIES
@@ -31,6 +35,8 @@ from liap_tasks.worker.unreadable import Kept, flaw_of, keep
 from liap_tasks.worker.waiting_lines import WaitingLines
 
 __all__ = ["LiapConsumer"]
+
+logger = get_logger("liap_tasks.worker")
 
 PREFETCH_MAX = 0xFFFF
 """What AMQP can say; a thousand coroutines times the multiplier stay below it."""
@@ -48,6 +54,7 @@ class LiapConsumer(Consumer):
     initial_prefetch_count: int
     on_task_request: Any
     qos: Any
+    controller: Any
     timer: Any
     hub: Any
     app: Any
@@ -64,6 +71,17 @@ class LiapConsumer(Consumer):
         self.batches = BatchCollector(run, self._apply_in_pool, self._call_after)
         self.waiting_lines = WaitingLines(self.on_task_request, self._widen_prefetch)
         self.on_task_request = self._admit
+
+    def start(self) -> None:
+        """Consume until the worker ends; a queue that was declared otherwise ends the program with one line."""
+        try:
+            super().start()
+        except PreconditionFailed as error:
+            line = advice(str(error))
+            if line is None or getattr(self.controller, "embedded", False):  # whose caller gets the error itself
+                raise
+            logger.critical("this worker cannot start: %s", line)
+            raise WorkerShutdown(EX_FAILURE) from error
 
     def _admit(self, request: Any) -> Any:
         """Take up a request: it waits for its batch, or for its turn, or begins."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.transports.virtual_broker import VirtualBroker
 from transports.engine import KNOWN_ARGUMENTS, OVERFLOW_RULES, ChannelRefusal, InvalidArgument, parse_arguments
 from transports.engine.arguments import MAX_MILLISECONDS
 
@@ -121,3 +122,45 @@ def test_a_member_of_an_enumeration_counts_as_its_value() -> None:
 def test_no_arguments_are_the_defaults() -> None:
     assert parse_arguments(None) == parse_arguments({})
     assert parse_arguments({}).overflow == "drop-head"
+
+
+@pytest.mark.parametrize(
+    ("declared", "again", "told"),
+    [
+        ({"x-max-length": 10_000}, {"x-max-length": 500}, "'x-max-length' # received '500' but current is '10000'"),
+        (
+            {"x-message-ttl": 300_000, "x-max-length": 5},
+            {"x-message-ttl": 600_000, "x-max-length": 5},
+            "'x-message-ttl' # received '600000' but current is '300000'",
+        ),
+        ({}, {"x-max-priority": 9}, "'x-max-priority' # received '9' but current is none"),
+        ({"x-dead-letter-exchange": "d"}, {}, "'x-dead-letter-exchange' # received none but current is 'd'"),
+        ({}, {"x-overflow": "block"}, "'x-overflow' # received 'block' but current is 'drop-head'"),
+        ({"x-message-groups": True}, {}, "'x-message-groups' # received 'false' but current is 'true'"),
+    ],
+)
+def test_another_declaration_is_refused_by_the_argument_that_differs(
+    declared: dict[str, Any], again: dict[str, Any], told: str
+) -> None:
+    broker = VirtualBroker()
+    broker.engine.declare_queue(broker.connection, "q", arguments=declared)
+
+    with pytest.raises(ChannelRefusal) as refused:
+        broker.engine.declare_queue(broker.connection, "q", arguments=again)
+
+    text = told.replace("#", "for queue 'q' in vhost '/':")
+    assert str(refused.value) == f"(406) PRECONDITION_FAILED - inequivalent arg {text}"
+
+
+def test_another_declaration_of_an_exchange_is_refused_by_what_differs() -> None:
+    engine = VirtualBroker().engine
+    engine.declare_exchange("x", "topic", arguments={"alternate-exchange": "a"})
+
+    with pytest.raises(
+        ChannelRefusal, match=r"arg 'type' for exchange 'x' .*: received 'fanout' but current is 'topic'"
+    ):
+        engine.declare_exchange("x", "fanout")
+    with pytest.raises(ChannelRefusal, match=r"arg 'durable' .*: received 'true' but current is 'false'"):
+        engine.declare_exchange("x", "topic", durable=True)
+    with pytest.raises(ChannelRefusal, match=r"arg 'alternate-exchange' .*: received none but current is 'a'"):
+        engine.declare_exchange("x", "topic")

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from transports.engine.errors import InvalidArgument, precondition_failed
 
-__all__ = ["KNOWN_ARGUMENTS", "OVERFLOW_RULES", "QueueArguments", "parse_arguments"]
+__all__ = ["KNOWN_ARGUMENTS", "OVERFLOW_RULES", "QueueArguments", "declared_table", "parse_arguments"]
 
 Overflow = Literal["drop-head", "reject-publish", "reject-publish-dlx", "block", "drop-lowest"]
 Strategy = Literal["at-most-once", "at-least-once"]
@@ -130,6 +130,9 @@ KNOWN_ARGUMENTS: dict[str, tuple[str, tuple[Callable[[Any], Any], str]]] = {
     "x-message-groups": ("message_groups", _flag()),
 }
 
+# Fields of QueueArguments that are declared in milliseconds.
+_IN_MILLISECONDS = frozenset({"message_ttl", "expires", "deduplication_window"})
+
 # Arguments that only say what is true here anyway.
 _TRUE_ANYWAY = {"x-queue-type": "classic", "x-queue-mode": "default"}
 
@@ -161,3 +164,12 @@ def parse_arguments(arguments: Mapping[str, Any] | None) -> QueueArguments:
     if "priority_aging" in fields and "max_priority" not in fields:
         raise InvalidArgument("x-priority-aging", arguments["x-priority-aging"], "only together with x-max-priority")
     return QueueArguments(**fields)
+
+
+def declared_table(arguments: QueueArguments) -> dict[str, Any]:
+    """Return every known argument as a client would declare it, None where it is not asked for."""
+    table = {}
+    for name, (field, _) in KNOWN_ARGUMENTS.items():
+        value = getattr(arguments, field)
+        table[name] = round(value * 1000) if field in _IN_MILLISECONDS and value is not None else value
+    return table

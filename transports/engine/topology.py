@@ -15,7 +15,7 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import Any, NamedTuple
 
-from transports.engine.arguments import QueueArguments, parse_arguments
+from transports.engine.arguments import QueueArguments, declared_table, parse_arguments
 from transports.engine.channel import ClientConnection
 from transports.engine.clock import Clock, SystemClock
 from transports.engine.dead_letter import Reason, Stranded
@@ -124,9 +124,9 @@ class Topology:
             "durable": bool(durable),
             "auto_delete": bool(auto_delete),
             "internal": bool(internal),
-            "arguments": dict(arguments or {}),
         }
-        self._same_or_refuse("exchange", name, existing, wanted)
+        self._same_or_refuse("exchange", name, {field: getattr(existing, field) for field in wanted}, wanted)
+        self._same_or_refuse("exchange", name, existing.arguments, arguments or {})
 
     def delete_exchange(self, name: str, *, if_unused: bool = False) -> None:
         """Delete an exchange and its bindings; a missing one changes nothing."""
@@ -226,12 +226,15 @@ class Topology:
                 queue = self._create_queue(connection, name, parsed, durable, exclusive, auto_delete)
             else:
                 self._check_owner(queue, connection)
-                wanted = {"durable": bool(durable), "auto_delete": bool(auto_delete), "arguments": parsed}
-                self._same_or_refuse("queue", name, queue, wanted)
+                current = {"durable": queue.durable, "auto_delete": queue.auto_delete}
+                wanted = {"durable": bool(durable), "auto_delete": bool(auto_delete)}
+                self._same_or_refuse("queue", name, current, wanted)
+                if parsed != queue.arguments:
+                    self._same_or_refuse("queue", name, declared_table(queue.arguments), declared_table(parsed))
                 if bool(exclusive) != (queue.owner is not None):
                     raise resource_locked(
                         f"inequivalent arg 'exclusive' for queue '{name}' in vhost '{self.vhost}': "
-                        f"received {bool(exclusive)}, current is {queue.owner is not None}"
+                        f"received {_told(bool(exclusive))} but current is {_told(queue.owner is not None)}"
                     )
         queue.touch()
         return DeclaredQueue(queue.name, queue.ready.live, len(queue.rota))
@@ -257,13 +260,14 @@ class Topology:
             queue.log = self._journal.queue_declared(self.vhost, queue)
         return queue
 
-    def _same_or_refuse(self, kind: str, name: str, existing: object, wanted: Mapping[str, Any]) -> None:
-        for field, value in wanted.items():
-            current = getattr(existing, field)
-            if current != value:
+    def _same_or_refuse(self, kind: str, name: str, existing: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+        """Refuse a declaration in RabbitMQ's words, which name the first argument that differs."""
+        for argument in {**wanted, **existing}:
+            received, current = wanted.get(argument), existing.get(argument)
+            if received != current:
                 raise precondition_failed(
-                    f"inequivalent arg '{field}' for {kind} '{name}' in vhost '{self.vhost}': "
-                    f"received {value!r}, current is {current!r}"
+                    f"inequivalent arg '{argument}' for {kind} '{name}' in vhost '{self.vhost}': "
+                    f"received {_told(received)} but current is {_told(current)}"
                 )
 
     def _check_owner(self, queue: Queue, connection: ClientConnection) -> None:
@@ -449,3 +453,7 @@ class Topology:
         """Tell the owner that publishers waiting for this queue may try again."""
         if self._on_room is not None:
             self._on_room()
+
+
+def _told(value: Any) -> str:
+    return "none" if value is None else f"'{str(value).lower() if isinstance(value, bool) else value}'"

@@ -55,6 +55,18 @@ def test_the_scheduled_command_lists_moves_and_cancels_delayed_calls(world: Worl
     assert (datetime.fromisoformat(call["due"]) - datetime.now(UTC)).total_seconds() > 3700
 
 
+def test_a_worker_whose_settings_its_queue_does_not_have_ends_with_one_line(world: World, worker: LocalProcess) -> None:
+    other = world.worker("-P", "solo", "-n", "other@%h", ready=None, MAX_QUEUE_SIZE="5")
+
+    assert world.end_of(other) == 1
+    log = other.logs().decode()
+    assert (
+        "this worker cannot start: queue 'liap_tasks' is there with another x-max-length (setting MAX_QUEUE_SIZE): "
+        in log
+    )
+    assert "Traceback" not in log
+
+
 def test_the_dlq_command_replays_a_recorded_letter_to_the_worker(world: World, worker: LocalProcess) -> None:
     store, which = world.app.dead_letter_store, LetterFilter(error="to-replay")
     world.app.tasks["served.fails"].delay(str(world.notes), "to-replay")
