@@ -3,7 +3,8 @@
 A queue with ``x-overflow: block`` makes its publisher wait: the publish, and what the same channel publishes after it,
 stands in line here until there is room or its time is up. Its time runs as long as nobody in the line finds room, so
 that a burst may take longer than its messages may wait, and a line that goes nowhere is refused as one. Other channels
-of the client go on, so that an acknowledgement can make that room.
+of the client go on, so that an acknowledgement can make that room; only a client that sends on and on without waiting
+for confirmations is not read any more when MOST_WAITING stand in line (our pipelines keep below that).
 """
 
 from __future__ import annotations
@@ -16,7 +17,15 @@ from typing import TYPE_CHECKING, Any
 from transports.engine import EngineError, WouldBlock
 from transports.wire.carried import CarriedMessage
 from transports.wire.frames import pack_frame
-from transports.wire.protocol import CONFIRM, REFUSAL, RETURN, ProtocolError, is_table
+from transports.wire.protocol import (
+    CONFIRM,
+    MOST_WAITING,
+    MOST_WAITING_BYTES,
+    REFUSAL,
+    RETURN,
+    ProtocolError,
+    is_table,
+)
 from transports.wire.refusals import pack_refusal
 
 if TYPE_CHECKING:
@@ -26,10 +35,6 @@ if TYPE_CHECKING:
 __all__ = ["Publisher"]
 
 logger = logging.getLogger("transports.broker")
-
-#: A channel may have so much standing in line; then its client is not read until some has gone.
-MOST_WAITING = 1_000
-MOST_WAITING_BYTES = 8 * 1024 * 1024
 
 
 class _Waiting:

@@ -1,15 +1,18 @@
 """Publishes that do not wait one for the other: sent in bundles, confirmed in bundles.
 
-At most WINDOW publishes are on their way unconfirmed; the next one waits for the oldest. So what a client holds, and
-what is uncertain when its broker is killed, is bounded.
+About WINDOW publishes, or WINDOW_BYTES, are on their way unconfirmed; the next one waits until half are settled.
+So what a client holds, and what is uncertain when its broker is killed, is bounded; and the broker reads the connection
+on while publishes wait for room, so that an acknowledgement of another channel can make it.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 from transports.engine.errors import EngineError
 from transports.errors import from_engine
+from transports.wire.protocol import MOST_WAITING, MOST_WAITING_BYTES
 
 if TYPE_CHECKING:
     from transports.served.channel import Channel
@@ -17,9 +20,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Pipeline"]
 
-WINDOW = 2_000
 BUNDLE_BYTES = 64 * 1024
 BUNDLE_COUNT = 100
+# One more bundle is sent before the window is looked at.
+WINDOW = MOST_WAITING - BUNDLE_COUNT
+WINDOW_BYTES = MOST_WAITING_BYTES - 2 * BUNDLE_BYTES
 
 
 class Pipeline:
@@ -33,6 +38,9 @@ class Pipeline:
         self._last = channel.confirms.last
         self._bundle: list[bytes] = []
         self._bundle_bytes = 0
+        self._under_way: deque[tuple[int, int, int]] = deque()  # (last number, publishes, bytes) of a bundle
+        self._count = 0  # of those
+        self._bytes = 0
 
     def send(self, frame: bytes, number: int) -> None:
         """Send a publish with others: when a bundle is full, or the pipeline ends. The channel's order is held."""
@@ -41,13 +49,35 @@ class Pipeline:
         self._bundle_bytes += len(frame)
         if len(self._bundle) >= BUNDLE_COUNT or self._bundle_bytes >= BUNDLE_BYTES:
             self.flush()
-            if not self._channel.confirms.is_settled(number - WINDOW):
-                self._channel.await_confirmation(self._connection, number - WINDOW // 2)
+            self._let_go_of_settled()
+            if self._count > WINDOW or self._bytes > WINDOW_BYTES:
+                self._channel.await_confirmation(self._connection, self._half_way())
+                self._let_go_of_settled()
+
+    def _let_go_of_settled(self) -> None:
+        under_way, confirms = self._under_way, self._channel.confirms
+        while under_way and confirms.is_settled(under_way[0][0]):
+            _, count, size = under_way.popleft()
+            self._count -= count
+            self._bytes -= size
+
+    def _half_way(self) -> int:
+        """Return the number up to which publishes have to be settled for the window to be half empty."""
+        count, size, number = self._count, self._bytes, self._last
+        for number, sent, sent_bytes in self._under_way:  # noqa: B007 - where it ends is what is asked for
+            count -= sent
+            size -= sent_bytes
+            if count <= WINDOW // 2 and size <= WINDOW_BYTES // 2:
+                break
+        return number
 
     def flush(self) -> None:
         """Send what has been collected."""
         if self._bundle:
             bundle, self._bundle = self._bundle, []
+            self._under_way.append((self._last, len(bundle), self._bundle_bytes))
+            self._count += len(bundle)
+            self._bytes += self._bundle_bytes
             self._bundle_bytes = 0
             self._connection.send_frame(b"".join(bundle))
 

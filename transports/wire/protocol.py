@@ -19,6 +19,8 @@ with a reason, and closes. After that both send as they like::
 Publishes of one channel are taken in order. Their numbers rise; 0 asks for no confirmation. CONFIRM n says that every
 publish up to n that was not refused is in its queues (and in the journal, if there is one); REFUSAL n comes before any
 CONFIRM beyond n. ``wait``: seconds a publisher may be kept waiting for room in a queue with ``x-overflow: block``.
+A client with at most :data:`MOST_WAITING` publishes, and :data:`MOST_WAITING_BYTES`, unconfirmed on each channel is
+read on whatever waits for room.
 ``content``: properties and headers (see :mod:`transports.wire.content`). ``rules``: the headers that queues ask for,
 also where the content has them, or nil. A delivery's ``returns`` is nil where the queue has no delivery limit.
 
@@ -46,6 +48,8 @@ __all__ = [
     "HELLO",
     "MAGIC",
     "LENGTHS",
+    "MOST_WAITING",
+    "MOST_WAITING_BYTES",
     "OPERATIONS",
     "PING",
     "PONG",
@@ -77,6 +81,10 @@ LENGTHS = {HELLO: 4, CALL: 5, PUBLISH: 13, ACK: 4, REJECT: 5, PING: 1, PONG: 1, 
 class ProtocolError(Exception):
     """The other side says what it may not; the text says what."""
 
+
+#: A channel may have so much standing in line for room; then its client is not read until some has gone.
+MOST_WAITING = 1_000
+MOST_WAITING_BYTES = 8 * 1024 * 1024
 
 _TABLE = (dict, type(None))
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes})
