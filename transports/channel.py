@@ -16,6 +16,7 @@ from amqp.protocol import queue_declare_ok_t
 from kombu.transport import base
 from kombu.transport.base import to_rabbitmq_queue_arguments  # type: ignore[attr-defined]  # not in the stubs
 
+from transports.headers import copy_arguments
 from transports.received import ReceivedMessage
 
 __all__ = ["DEFAULT_BLOCK_TIMEOUT", "KombuChannel", "Publication"]
@@ -76,7 +77,7 @@ class KombuChannel(base.StdChannel):
             bool(durable),
             bool(auto_delete),
             bool(internal),
-            arguments,
+            copy_arguments(arguments),
         )
 
     def exchange_delete(self, exchange: str, if_unused: bool = False, nowait: bool = False) -> None:
@@ -90,7 +91,7 @@ class KombuChannel(base.StdChannel):
         nowait: bool = False,
         arguments: dict[str, Any] | None = None,
     ) -> None:
-        self._ask("bind_exchange", destination or "", source or "", routing_key or "", arguments)
+        self._ask("bind_exchange", destination or "", source or "", routing_key or "", copy_arguments(arguments))
 
     def exchange_unbind(
         self,
@@ -100,7 +101,7 @@ class KombuChannel(base.StdChannel):
         nowait: bool = False,
         arguments: dict[str, Any] | None = None,
     ) -> None:
-        self._ask("unbind_exchange", destination or "", source or "", routing_key or "", arguments)
+        self._ask("unbind_exchange", destination or "", source or "", routing_key or "", copy_arguments(arguments))
 
     def queue_declare(
         self,
@@ -113,7 +114,13 @@ class KombuChannel(base.StdChannel):
         arguments: dict[str, Any] | None = None,
     ) -> queue_declare_ok_t:
         declared = self._ask(
-            "declare_queue", queue or "", bool(passive), bool(durable), bool(exclusive), bool(auto_delete), arguments
+            "declare_queue",
+            queue or "",
+            bool(passive),
+            bool(durable),
+            bool(exclusive),
+            bool(auto_delete),
+            copy_arguments(arguments),
         )
         return queue_declare_ok_t(*declared)
 
@@ -125,7 +132,7 @@ class KombuChannel(base.StdChannel):
         nowait: bool = False,
         arguments: dict[str, Any] | None = None,
     ) -> None:
-        self._ask("bind_queue", queue or "", exchange or "", routing_key or "", arguments)
+        self._ask("bind_queue", queue or "", exchange or "", routing_key or "", copy_arguments(arguments))
 
     def queue_unbind(
         self,
@@ -135,7 +142,7 @@ class KombuChannel(base.StdChannel):
         nowait: bool = False,
         arguments: dict[str, Any] | None = None,
     ) -> None:
-        self._ask("unbind_queue", queue or "", exchange or "", routing_key or "", arguments)
+        self._ask("unbind_queue", queue or "", exchange or "", routing_key or "", copy_arguments(arguments))
 
     def queue_purge(self, queue: str, nowait: bool = False) -> int:
         """Remove the ready messages and return how many there were; delayed ones stay (see ``cancel_delayed``)."""

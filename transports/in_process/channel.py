@@ -16,7 +16,7 @@ from amqp.exceptions import ConsumerCancelled, RecoverableConnectionError
 from transports import engine
 from transports.channel import KombuChannel, Publication
 from transports.errors import from_engine
-from transports.headers import copy_table
+from transports.headers import copy_arguments, copy_table
 from transports.in_process.inbox import Arrival, unseen
 from transports.operations import Operations
 from transports.received import ReceivedMessage
@@ -125,6 +125,7 @@ class Channel(KombuChannel):
         """Start a consumer and return its tag; ``callback`` gets each message in ``drain_events``."""
         if callback is None:
             raise ValueError("basic_consume needs a callback")
+        arguments = copy_arguments(arguments)
         with self._operation() as broker:
             consumer = broker.consume(
                 self._channel, queue, consumer_tag or "", no_ack=no_ack, exclusive=exclusive, arguments=arguments

@@ -18,7 +18,7 @@ from amqp.exceptions import ConsumerCancelled, NotAllowed, PreconditionFailed, R
 
 from transports.channel import KombuChannel, Publication
 from transports.errors import InvalidArgumentError, from_engine
-from transports.headers import copy_table
+from transports.headers import copy_arguments, copy_table
 from transports.received import ReceivedMessage
 from transports.served.confirms import Confirms
 from transports.served.inbox import Arrival, Subscription
@@ -242,7 +242,7 @@ class Channel(KombuChannel):
             if no_ack:
                 self.no_ack_consumers.add(tag)
         try:
-            self._ask("consume", queue or "", tag, bool(no_ack), bool(exclusive), arguments)
+            self._ask("consume", queue or "", tag, bool(no_ack), bool(exclusive), copy_arguments(arguments))
         except BaseException:
             subscription.cancelled = True
             raise
