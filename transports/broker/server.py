@@ -205,8 +205,22 @@ class BrokerServer:
         deadline = self.loop.time() + self.farewell_seconds + 1.0
         while self.sessions and self.loop.time() < deadline:
             await asyncio.sleep(0.005)
+        if (lost := self._unkept()) > 0:
+            logger.warning(
+                "%d messages go with this broker: %s",
+                lost,
+                "it has no journal"
+                if self.journal is None
+                else "they are transient, or in queues that are not durable",
+            )
         if self._durability is not None:
             self._durability.close()
+
+    def _unkept(self) -> int:
+        """Return how many messages no journal has."""
+        queues = [queue for broker in self.brokers.values() for queue in broker.queues.values()]
+        there = sum(queue.ready.live + queue.unacked + queue.delayed + len(queue.stranded) for queue in queues)
+        return there - (0 if self.journal is None else self.journal.statistics().live_messages)
 
 
 def _ignore(error: BaseException) -> None:

@@ -18,8 +18,11 @@ from tests.transports.served.processes import BrokerProcess
 from tests.transports.served.raw import RawClient, eventually
 from transports.broker.command import main, tcp_address
 from transports.wire.address import TcpAddress
+from transports.wire.content import pack_content
 from transports.wire.program import ALREADY_SERVED, TOKEN_VARIABLE
+from transports.wire.protocol import PUBLISH
 
+CONTENT = pack_content({"delivery_mode": 2}, {})
 TOKEN = "a token nobody can guess"
 
 
@@ -99,6 +102,21 @@ def test_it_ends_when_nobody_is_there_or_comes(tmp_path: Path, comes: bool) -> N
     assert code == 0
     assert "nobody was here for" in log
     assert not path.exists()
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_it_says_how_many_messages_go_with_it(tmp_path: Path, keeps: bool) -> None:
+    path = str(tmp_path / "b.sock")
+    options = ["--journal", str(tmp_path / "journal")] if keeps else []
+    with BrokerProcess(path, *options) as broker, RawClient(path).open_channel() as client:
+        for queue, durable in (("durable", True), ("transient", False)):
+            client.call("declare_queue", queue, False, durable, False, False, None)
+            client.send(*[(PUBLISH, 1, 0, False, True, "", queue, None, None, None, 0.0, CONTENT, b"")] * 2)
+        client.call("broker_stats")
+        broker.process.send_signal(signal.SIGTERM)
+        _, log = broker.ended()
+    reason = "they are transient, or in queues that are not durable" if keeps else "it has no journal"
+    assert f"{2 if keeps else 4} messages go with this broker: {reason}" in log
 
 
 def free_port() -> int:
