@@ -114,7 +114,7 @@ def _alone(path: str, deadline: float) -> Iterator[bool]:
 def _start(address: UnixAddress, deadline: float) -> str | None:
     """Start a broker; return what it says of another one that is there already, None when it serves."""
     log = default_log()
-    command = [sys.executable, "-m", "transports.broker", "--background"]
+    command = [_python(), "-m", "transports.broker", "--background"]
     command += ["--socket", address.path, "--journal", default_journal(), "--log", log, "--idle-exit", str(IDLE_EXIT)]
     home = str(Path(__file__).parent.parent.parent)  # where this very package is found, installed or not
     paths = [home, *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -147,3 +147,10 @@ def _start(address: UnixAddress, deadline: float) -> str | None:
     if done.returncode == ALREADY_SERVED:
         return said
     raise BrokerUnavailableError(f"no broker on {address}, and none could be started: {said} (log: {log})")
+
+
+def _python() -> str:
+    """Return the interpreter: a program that embeds Python (uWSGI) has its own name in ``sys.executable``."""
+    if "python" in Path(sys.executable or "").name or "pypy" in Path(sys.executable or "").name:
+        return sys.executable
+    return str(Path(sys.prefix, "bin", "python3"))

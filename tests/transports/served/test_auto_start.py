@@ -153,6 +153,17 @@ def test_a_broker_that_cannot_start_says_why(home: Path) -> None:
         kombu.Connection("liap-broker://").connect()
 
 
+def test_a_program_that_embeds_python_starts_the_broker_with_the_python_it_embeds(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedding = home / "uwsgi"
+    embedding.write_text("#!/bin/sh\necho unrecognized option: -m >&2\nexit 1\n")
+    embedding.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(embedding))
+
+    assert facts()["pid"] == broker_pid()
+
+
 def test_a_broker_in_the_background_outlives_the_terminal() -> None:
     pid = facts()["pid"]
     assert isinstance(pid, int)
