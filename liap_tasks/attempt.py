@@ -35,7 +35,7 @@ from liap_tasks.policies import DeadLetter, DeadLetterReason, Retry
 from liap_tasks.policies.deadline import reserved_for_fallback
 from liap_tasks.task_statistics import FILTERED, WAITS, marked_as_dead_letter
 from liap_tasks.time_source import clock_of, virtual_clock_of
-from liap_tasks.timeouts import interrupt_after
+from liap_tasks.timeouts import has_interrupted, interrupt_after
 from liap_tasks.unique.running import UniqueAttempt, Wait
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FATE",
     "Fate",
+    "OuterLimit",
     "back_to_its_queue",
     "bury",
     "ends_more_than_attempt",
@@ -81,6 +82,17 @@ FATE: ContextVar[Fate | None] = ContextVar("FATE", default=None)
 """That of the call whose tracer runs here."""
 
 
+class OuterLimit(BaseException):
+    """The limit of an attempt passed while it made a call here and now (``apply``): the call ends, nothing is decided.
+
+    It passes Celery's tracer, which would make a failed result of an error for the outer attempt to go on with.
+    """
+
+
+_LIMIT: ContextVar[Any] = ContextVar("LIMIT", default=None)
+"""The block in which the function of an attempt is interrupted; the innermost in this thread."""
+
+
 def _decided(task: LiapTask) -> None:
     fate = FATE.get()
     if fate is not None and fate.id == task.request.id:  # not that of a call which is made inside of it, eagerly
@@ -104,7 +116,7 @@ def run_attempt(
     try:
         answer = _run_attempt(task, args, kwargs, settle, unique)
     except BaseException as error:
-        unique.end(error)
+        unique.end(SoftTimeLimitExceeded() if isinstance(error, OuterLimit) else error)
         raise
     unique.end(None)
     return answer
@@ -130,6 +142,8 @@ def _run_attempt(
     except BaseException as error:
         if ends_more_than_attempt(error) or (request.is_eager and not isinstance(error, Exception)):
             raise
+        if isinstance(error, SoftTimeLimitExceeded) and request.is_eager and _is_of_outer_attempt(request):
+            raise OuterLimit from error
         _check_that_it_counts(task)
         verdict = end_attempt(task, error)
         if verdict is None or not answered_by_fallback(task, verdict):
@@ -206,9 +220,25 @@ def _run_in_time(task: LiapTask, request: Any, args: tuple[Any, ...], kwargs: di
     if limit is None or task.is_coroutine:
         result = task.run(*args, **kwargs)
     else:
-        with interrupt_after(limit, SoftTimeLimitExceeded, virtual_clock_of(task.app)):
-            result = task.run(*args, **kwargs)
+        block = interrupt_after(limit, SoftTimeLimitExceeded, virtual_clock_of(task.app))
+        with block:
+            token = _LIMIT.set(block)
+            try:
+                result = task.run(*args, **kwargs)
+            except SoftTimeLimitExceeded:
+                request.liap_limit_passed = has_interrupted(block)
+                raise
+            finally:
+                _LIMIT.reset(token)
     return run_coroutine(task, result, limit) if isinstance(result, Awaitable) else result
+
+
+def _is_of_outer_attempt(request: Any) -> bool:
+    """Tell whether the limit that ended a call which runs here and now is that of the attempt which makes it."""
+    if in_prefork_child():  # Celery enforces only the limit of what it runs there
+        return True
+    outer = _LIMIT.get()
+    return outer is not None and has_interrupted(outer) and not getattr(request, "liap_limit_passed", False)
 
 
 def _limit_to_enforce(task: LiapTask, request: Any) -> float | None:

@@ -16,12 +16,12 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from celery import Task
-from celery.exceptions import Ignore, Reject, TaskPredicate
+from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded, TaskPredicate
 from celery.exceptions import Retry as CeleryRetry
 from celery.utils.log import get_logger
 
 from liap_tasks import around_attempt, calls
-from liap_tasks.attempt import back_to_its_queue, note_attempt, run_attempt
+from liap_tasks.attempt import OuterLimit, back_to_its_queue, note_attempt, run_attempt
 from liap_tasks.calls import AwaitableResult
 from liap_tasks.continuation import keep_call
 from liap_tasks.coroutines.running import is_coroutine_task
@@ -193,7 +193,10 @@ class LiapTask(Task[Any, Any]):
     def apply(  # type: ignore[override]  # Celery's signature has a dozen parameters
         self, args: Any = None, kwargs: Any = None, **options: Any
     ) -> Any:
-        """Run a call here and now, retries included, without waiting; see Celery's ``apply``."""
+        """Run a call here and now, retries included, without waiting; see Celery's ``apply``.
+
+        In an attempt of another task, whose limit or deadline passes meanwhile, ``SoftTimeLimitExceeded`` ends both.
+        """
         if self.unique is None:
             return self._apply(args, kwargs, **options)
         return publish_unique(
@@ -203,6 +206,8 @@ class LiapTask(Task[Any, Any]):
     def _apply(self, args: Any, kwargs: Any, **options: Any) -> Any:
         try:
             return super().apply(args, kwargs, **options)
+        except OuterLimit as limit:
+            raise SoftTimeLimitExceeded from limit
         except CeleryRetry as again:
             # With task_eager_propagates Celery lets its own Retry through to the caller (celery 5.7).
             signature: Any = getattr(again, "sig", None)

@@ -26,7 +26,7 @@ from typing import Any
 
 from transports import VirtualClock
 
-__all__ = ["call_after", "interrupt_after"]
+__all__ = ["call_after", "has_interrupted", "interrupt_after"]
 
 IDLE_SECONDS = 5.0
 TURNS = 100
@@ -44,6 +44,11 @@ def interrupt_after(
         timeout: AbstractContextManager[Any] = gevent_timeout(seconds, error)
         return timeout
     return _Interrupt(seconds, error, clock)
+
+
+def has_interrupted(limit: Any) -> bool:
+    """Tell whether a block of :func:`interrupt_after`, which has not been left, has raised its error."""
+    return limit.fired if isinstance(limit, _Interrupt) else not limit.pending  # gevent's
 
 
 def _gevent_timeout() -> Any:
@@ -102,6 +107,11 @@ class _Interrupt:
         self.deadline = monotonic() + self._seconds
         _watchdog.add(self)
         self._call = None if self._clock is None else self._clock.call_after(self._seconds, self.fire)
+
+    @property
+    def fired(self) -> bool:
+        """Whether the error has been raised."""
+        return self._fired
 
     def fire(self) -> None:
         """Raise the error in the block's thread unless the block has been left."""

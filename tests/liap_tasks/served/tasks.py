@@ -116,3 +116,16 @@ def sleeps(folder: str, key: str) -> int:
     finally:
         note(folder, key, "interrupted" if time.monotonic() - began < 2 else "slept")
     return 1
+
+
+@shared_task(name="served.inner", retry_policy=ONCE, timeout=60)
+def inner() -> None:
+    """Go on until it is interrupted."""
+    while True:
+        time.sleep(0.01)
+
+
+@shared_task(name="served.outer", retry_policy=ONCE, timeout=0.3)
+def outer() -> None:
+    """Call another task here and now, for longer than the time there is."""
+    inner.apply()

@@ -125,6 +125,15 @@ def test_a_deadline_ends_a_blocking_call_where_the_pool_can(world: World, kind: 
     until(lambda: world.left() == (0, 0), "a message was not acknowledged")
 
 
+def test_the_limit_of_a_task_ends_the_call_that_it_makes_here_and_now(world: World, kind: Kind) -> None:
+    sent = world.app.tasks["served.outer"].delay()
+
+    which = LetterFilter(tasks=("served.outer", "served.inner"))
+    until(lambda: sent.id in ids(world, which), "the dead letter was not recorded")
+    letters = world.app.dead_letter_store.list(which)
+    assert {(letter.task, letter.reason) for letter in letters} == {("served.outer", DeadLetterReason.TIMED_OUT)}
+
+
 def test_calls_of_one_key_run_in_order_one_at_a_time(world: World, kind: Kind) -> None:
     keys = [f"order-{kind.name}-{letter}" for letter in "abc"]
     for number in range(6):
