@@ -174,6 +174,10 @@ class EventExchange:
         """Return the names of the queues whose last subscriber has unsubscribed."""
         return set(self._left)
 
+    def has_left(self, queue: str) -> bool:
+        """Tell whether a queue's last subscriber here has unsubscribed."""
+        return queue in self._left
+
     def _changed(self) -> None:
         self.forget_queues()
         self.app.refresh_event_queues()
@@ -229,7 +233,9 @@ class EventExchange:
         """Return the rule by which each task gets an event, by task."""
         found: dict[str, Subscription] = {}
         for rule in self._matching.match(routing_key):
-            if rule.task not in found and rule.wants(headers) and (body is None or rule.accepts(body)):
+            if rule.task in found or (rule.match and not rule.wants(headers)):
+                continue
+            if body is None or rule.filter is None or rule.accepts(body):
                 found[rule.task] = rule
         return found
 

@@ -47,7 +47,7 @@ def deliver_event(app: LiapApp, message: Any, queue: str, handle: Callable[[Any]
     if exchange is None:
         handle(message)
         return
-    if queue in app.left_event_queues():
+    if exchange.has_left(queue) and queue in app.left_event_queues():
         message.reject_log_error(logger, (OSError,), requeue=True)
         return
     key = origin.get("routing_key", "")

@@ -37,13 +37,16 @@ __all__ = ["LiapRequest"]
 _CELERY_KEYS = frozenset({*vars(Context), "lang", "task", "argsrepr", "kwargsrepr", "compression"})
 
 # What the attempt itself notes in its request; a header of that name would switch the task's policies off.
-_OF_THE_ATTEMPT = (
-    "liap_running",
-    "liap_retried",
-    "liap_verdict",
-    "liap_answered",
-    "liap_unique_lock",
-    "liap_batch_item",
+_OF_THE_ATTEMPT = frozenset(
+    {
+        "liap_running",
+        "liap_retried",
+        "liap_verdict",
+        "liap_answered",
+        "liap_unique_lock",
+        "liap_batch_item",
+        "liap_limit_passed",
+    }
 )
 
 
@@ -76,8 +79,8 @@ class LiapRequest(Request):
         if soft and not hard:
             self.time_limits = (soft + getattr(self.task, "grace", 0.0), soft)
         given: Any = self.request_dict
-        for name in _OF_THE_ATTEMPT:
-            given.pop(name, None)
+        for name in _OF_THE_ATTEMPT & given.keys():
+            del given[name]
         given[RECEIVED] = ReceivedMessage.of(message)
         if given.get("headers") is None:
             given["headers"] = {key: value for key, value in message.headers.items() if key not in _CELERY_KEYS}

@@ -14,6 +14,7 @@ from celery.exceptions import Reject
 
 from liap_tasks import DeadLetterReason, EmbeddedWorker, EventExchange, LiapApp, RetryPolicy, dead_letters
 from tests.liap_tasks.conftest import DEADLINE, Outcomes
+from tests.liap_tasks.unique.conftest import wait_until
 
 Stats = Callable[..., dict[str, float]]
 
@@ -270,9 +271,7 @@ def test_what_waits_for_a_task_that_unsubscribes_stays_in_its_queue(
     go_on.set()
     listeners.events.subscribe("#", "tests.slow")
     with EmbeddedWorker(listeners.app):
-        for _ in range(int(numbers["ready"])):
-            outcomes.next()
-    assert stats(listeners.app, "tests.slow")["acknowledged"] == 40
+        wait_until(lambda: stats(listeners.app, "tests.slow")["acknowledged"] == 40)
 
 
 def test_a_queue_that_serves_other_things_is_still_consumed_when_its_subscribers_leave(
