@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -14,6 +15,16 @@ from kombu import pools
 from liap_tasks import LiapApp, attempt, create_app, load_settings
 
 DEADLINE = 10.0
+
+
+def wait_until(condition: Callable[[], Any]) -> None:
+    """Wait for what no event tells of."""
+    waiting = threading.Event()
+    for _ in range(round(DEADLINE / 0.01)):
+        if condition():
+            return
+        waiting.wait(0.01)
+    raise AssertionError("it did not happen in time")
 
 
 class Outcome(NamedTuple):

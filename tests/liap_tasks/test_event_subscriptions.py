@@ -13,8 +13,7 @@ import pytest
 from celery.exceptions import Reject
 
 from liap_tasks import DeadLetterReason, EmbeddedWorker, EventExchange, LiapApp, RetryPolicy, dead_letters
-from tests.liap_tasks.conftest import DEADLINE, Outcomes
-from tests.liap_tasks.unique.conftest import wait_until
+from tests.liap_tasks.conftest import DEADLINE, Outcomes, wait_until
 
 Stats = Callable[..., dict[str, float]]
 

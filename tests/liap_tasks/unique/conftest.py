@@ -15,16 +15,6 @@ from tests.liap_tasks.conftest import DEADLINE
 ONCE = RetryPolicy(max_retries=0)
 
 
-def wait_until(condition: Callable[[], Any]) -> None:
-    """Wait for what no event tells of."""
-    waiting = threading.Event()
-    for _ in range(round(DEADLINE / 0.01)):
-        if condition():
-            return
-        waiting.wait(0.01)
-    raise AssertionError("it did not happen in time")
-
-
 class Settling:
     """The task ``settle(room, ends)`` of an app: it notes its token, waits for the gate, and fails if it is to.
 

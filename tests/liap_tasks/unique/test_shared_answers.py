@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from liap_tasks import EmbeddedWorker, Unique
-from tests.liap_tasks.conftest import DEADLINE
-from tests.liap_tasks.unique.conftest import Settling, wait_until
+from tests.liap_tasks.conftest import DEADLINE, wait_until
+from tests.liap_tasks.unique.conftest import Settling
 
 SHARING = Unique(key="room", on_conflict="return")
 

@@ -38,8 +38,8 @@ from liap_tasks.testing.clock import WorkerClock
 from liap_tasks.testing.isolation import isolated
 from liap_tasks.unique.memory import MemoryStore
 from liap_tasks.unique.running import UniqueAttempt
-from tests.liap_tasks.conftest import DEADLINE, Outcomes
-from tests.liap_tasks.unique.conftest import Settling, wait_until
+from tests.liap_tasks.conftest import DEADLINE, Outcomes, wait_until
+from tests.liap_tasks.unique.conftest import Settling
 
 Stats = Callable[..., dict[str, float]]
 

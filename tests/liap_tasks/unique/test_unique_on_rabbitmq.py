@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from liap_tasks import DeliveryOptions, DuplicateTaskError, EmbeddedWorker, LiapApp, QueueFullError, Unique, schedule
-from tests.liap_tasks.conftest import DEADLINE
-from tests.liap_tasks.unique.conftest import Settling, wait_until
+from tests.liap_tasks.conftest import DEADLINE, wait_until
+from tests.liap_tasks.unique.conftest import Settling
 
 
 @pytest.fixture
