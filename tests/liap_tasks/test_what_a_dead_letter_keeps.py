@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -115,7 +116,11 @@ def test_eagerly_a_dead_letter_is_of_the_task_s_serializer_or_shows_what_that_ca
     assert "Recursion" in shown[0]
 
 
-def test_an_error_that_utf_8_cannot_carry_is_told_in_a_form_that_it_can(app: LiapApp, outcomes: Outcomes) -> None:
+def test_an_error_that_utf_8_cannot_carry_is_told_in_a_form_that_it_can(
+    app: LiapApp, outcomes: Outcomes, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL, logger="celery.app.trace")  # what it logs no process of tests could report
+
     @app.task(shared=False, name="tests.opens", retry_policy=AT_ONCE)
     def opens() -> None:
         raise OSError("no file caf\udce9")
