@@ -49,6 +49,7 @@ __all__ = [
     "bury",
     "ends_more_than_attempt",
     "note_attempt",
+    "note_decided",
     "run_attempt",
     "time_left",
     "to_be_told",
@@ -93,7 +94,8 @@ _LIMIT: ContextVar[Any] = ContextVar("LIMIT", default=None)
 """The block in which the function of an attempt is interrupted; the innermost in this thread."""
 
 
-def _decided(task: LiapTask) -> None:
+def note_decided(task: LiapTask) -> None:
+    """Note that the message of the running attempt is dealt with, whatever still fails around the attempt."""
     fate = FATE.get()
     if fate is not None and fate.id == task.request.id:  # not that of a call which is made inside of it, eagerly
         fate.decided = True
@@ -286,7 +288,6 @@ def end_attempt(task: LiapTask, error: BaseException) -> DeadLetter | None:
     has sent a retry by itself.
     """
     if getattr(task.request, "liap_retried", False):
-        _decided(task)
         return None
     decision = decide(task, error)
     note_attempt(task, error)
@@ -324,7 +325,7 @@ def bury(task: LiapTask, decision: DeadLetter, error: BaseException) -> None:
         except DeadLetterError as failure:
             logger.critical("%s; its message goes back to its queue", failure)
             raise back_to_its_queue(failure) from failure
-    _decided(task)
+    note_decided(task)
 
 
 def answered_by_fallback(task: LiapTask, verdict: DeadLetter) -> bool:

@@ -21,7 +21,7 @@ from celery.exceptions import Retry as CeleryRetry
 from celery.utils.log import get_logger
 
 from liap_tasks import around_attempt, calls
-from liap_tasks.attempt import OuterLimit, back_to_its_queue, note_attempt, run_attempt
+from liap_tasks.attempt import OuterLimit, back_to_its_queue, note_attempt, note_decided, run_attempt
 from liap_tasks.calls import AwaitableResult
 from liap_tasks.continuation import keep_call
 from liap_tasks.coroutines.running import is_coroutine_task
@@ -336,11 +336,15 @@ class LiapTask(Task[Any, Any]):
             # Celery would reject the message for good; it goes back to its queue instead.
             logger.critical("retry of %s[%s] could not be published: %r", self.name, request.id, reason)
             raise back_to_its_queue(reason) from failure
+        except CeleryRetry:  # it is published: what fails from here on must not make a dead letter of it, too
+            note_decided(self)
+            raise
         except TaskPredicate:
             raise
         except Exception:
             request.liap_verdict = self._exhausted()
             raise
+        note_decided(self)
         request.liap_retried = True  # only reached with throw=False: the attempt goes on, its retry is on its way
         return retried
 

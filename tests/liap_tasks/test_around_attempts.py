@@ -158,6 +158,33 @@ def test_a_failing_hook_makes_no_second_letter(app: LiapApp, outcomes: Outcomes,
     assert_settled(stats, app, acknowledged=1)
 
 
+@warned
+@pools
+def test_a_retry_that_is_under_way_is_no_dead_letter_when_its_hook_fails(
+    app: LiapApp, outcomes: Outcomes, stats: Stats, pool: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Hooked(LiapTask):
+        abstract = True
+
+        def on_retry(self, *_: Any) -> NoReturn:
+            raise RuntimeError("in the hook")
+
+    @app.task(shared=False, bind=True, base=Hooked, name="tests.retried", retry_policy=ONE_MORE, unique=Unique())
+    def fails_once(self: LiapTask) -> str:
+        if self.attempt == 1:
+            raise LookupError("room r1")
+        return "done"
+
+    with EmbeddedWorker(app, pool=pool, concurrency=1):
+        fails_once.delay()
+        ended = [outcomes.next().value, outcomes.next().value]
+
+    assert ended == [None, "done"]
+    assert dead_letters.count(app) == 0
+    assert_settled(stats, app, acknowledged=2)
+    assert "had no lock here" not in caplog.text
+
+
 @pools
 def test_a_hook_may_give_the_message_back(app: LiapApp, outcomes: Outcomes, stats: Stats, pool: str) -> None:
     class Hooked(LiapTask):
