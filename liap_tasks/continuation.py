@@ -72,7 +72,12 @@ def keep_call(app: LiapApp, name: str, args: Any, kwargs: Any, options: Mapping[
     result: Any = app.AsyncResult(call.id)
     result.ignored = bool(options.get("ignore_result"))
     backend: Any = app.backend
-    backend.mark_as_failure(call.id, error, story, request=call, store_result=not result.ignored)
+    try:
+        backend.mark_as_failure(call.id, error, story, request=call, store_result=not result.ignored)
+    except TaskPredicate:
+        raise
+    except Exception:  # the letter is safe; raised, this would make a second one, and one of the task that has ended
+        logger.critical("nobody could be told that %s[%s] has failed", name, call.id, exc_info=True)
     return result
 
 

@@ -248,6 +248,20 @@ def test_when_there_is_no_room_for_letters_either_the_task_goes_back_to_its_queu
     assert [letter.task for letter in dead_letters.peek(table.app)] == ["tests.next"]
 
 
+def test_a_result_backend_that_cannot_be_told_makes_no_more_letters(
+    table: Table, outcomes: Outcomes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def be_away(*_: Any, **__: Any) -> None:
+        raise ConnectionError("the result backend is away")
+
+    monkeypatch.setattr(type(table.app.backend), "mark_as_failure", be_away)
+    with table.worker(pool="solo"):
+        chain(table.first.s(7), table.next.s()).delay()
+        assert outcomes.next().state == "SUCCESS"
+
+    assert [letter.task for letter in dead_letters.peek(table.app)] == ["tests.next"]
+
+
 def test_a_task_that_keeps_no_letters_just_fails(table: Table) -> None:
     @table.app.task(shared=False, name="tests.kept_nowhere", dead_letter_policy=DeadLetterPolicy(enabled=False))
     def kept_nowhere(x: int) -> None: ...
