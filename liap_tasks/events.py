@@ -174,10 +174,6 @@ class EventExchange:
         """Return the names of the queues whose last subscriber has unsubscribed."""
         return set(self._left)
 
-    def has_left(self, queue: str) -> bool:
-        """Tell whether a queue's last subscriber here has unsubscribed."""
-        return queue in self._left
-
     def _changed(self) -> None:
         self.forget_queues()
         self.app.refresh_event_queues()

@@ -156,7 +156,11 @@ class LiapConsumer(Consumer):
                 if headers and REDELIVERIES in headers:  # it has come round: what the broker said of it holds
                     message.delivery_info["redelivered"] = True
             if is_event(message):
-                return deliver_event(app, message, self.queue_of(message), handle_known)
+                queue = self.queue_of(message)
+                if queue in app.left_event_queues():  # its last subscriber has left: what waits stays there
+                    self.refresh()  # of the workers of this process only embedded ones are told of that
+                    return message.reject_log_error(logger, self.connection_errors, requeue=True)
+                return deliver_event(app, message, queue, handle_known)
             return handle_known(message) if headers and "task" in headers else handle(message)
 
         def handle_known(message: Any) -> Any:

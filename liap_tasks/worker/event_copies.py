@@ -40,15 +40,12 @@ def deliver_event(app: LiapApp, message: Any, queue: str, handle: Callable[[Any]
 
     An event that their filters refuse is acknowledged. One that no subscription known here has brought into the queue
     is wanted by somebody else (a newer version of the program, say): it is handed on as it is, a message without a
-    task. One from a queue whose last subscriber has just left stays in it.
+    task.
     """
     origin = message.headers.get(EVENT_HEADER) or {}
     exchange = app.event_exchanges.get(origin.get("exchange", ""))
     if exchange is None:
         handle(message)
-        return
-    if exchange.has_left(queue) and queue in app.left_event_queues():
-        message.reject_log_error(logger, (OSError,), requeue=True)
         return
     key = origin.get("routing_key", "")
     tasks = exchange.recipients(queue, key, message.headers, lambda: message.payload[0][0])
