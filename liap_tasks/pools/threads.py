@@ -265,6 +265,7 @@ class SoloPool(CelerySoloPool):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._stuck = 0
+        self._busy: set[int] = set()  # threads that run a task: the worker's, and that of a timer of batches
         self._teller = Teller()
         del self.on_apply  # Celery's sets it to run the call at once, without limits
 
@@ -282,8 +283,13 @@ class SoloPool(CelerySoloPool):
         if self._teller.has_loop:  # all but this is told in the loop's thread anyway
             timeout_callback = self._teller.in_loop(timeout_callback)
         job = _Job(target, args, kwargs, callback, accept_callback, timeout_callback, timeout)
-        if not job.run(self._count):
-            self._stuck -= 1
+        thread = threading.get_ident()
+        self._busy.add(thread)
+        try:
+            if not job.run(self._count):
+                self._stuck -= 1
+        finally:
+            self._busy.discard(thread)
         return job
 
     def register_with_event_loop(self, hub: Any) -> None:
@@ -297,9 +303,12 @@ class SoloPool(CelerySoloPool):
     def terminate_job(self, pid: int, signal: int | None = None) -> None:
         """Leave the running task: a cold shutdown asks for it, in a handler of signals that is called in its midst.
 
-        Celery's pool cannot, and the task failed with that.
+        Celery's pool cannot, and the task failed with that. Raises NotImplementedError, as that does, for one that runs
+        in another thread: it cannot be left from here, and a revoke with ``terminate`` must not end the worker.
         """
-        raise WorkerTerminate(EX_FAILURE)
+        if threading.get_ident() in self._busy:
+            raise WorkerTerminate(EX_FAILURE)
+        super().terminate_job(pid, signal)
 
     def _count(self, job: _Job, thread_id: int) -> None:
         self._stuck += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +21,7 @@ from liap_tasks import (
     RetryPolicy,
     dead_letters,
 )
-from tests.liap_tasks.conftest import Outcomes
+from tests.liap_tasks.conftest import DEADLINE, Outcomes
 
 Stats = Callable[..., dict[str, float]]
 NEVER = RetryPolicy(max_retries=0)
@@ -259,3 +260,23 @@ def test_a_shared_batch_task_joins_an_app_that_is_not_ours(monkeypatch: pytest.M
     assert made.batch_size == 7
     assert made.soft_time_limit == 30
     other.close()
+
+
+def test_a_revoke_of_a_batch_in_the_solo_pool_does_not_end_the_worker(app: LiapApp, outcomes: Outcomes) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def handle(items: list[BatchItem]) -> None:
+        begun.set()
+        go_on.wait(DEADLINE)
+
+    batches = Batches(app)
+    task = batches.task(handle, batch_size=10, batch_timeout=0.01)
+    with EmbeddedWorker(app, pool="solo"):  # which runs it in the thread of its timer
+        sent = task.delay(1)
+        assert begun.wait(DEADLINE)
+        (answer,) = app.control.revoke(sent.id, terminate=True, reply=True, timeout=DEADLINE, limit=1)
+        assert "NotImplementedError" in str(answer)
+        go_on.set()
+        assert outcomes.next().state == "SUCCESS"
+        task.delay(2)
+        assert outcomes.next().state == "SUCCESS"
