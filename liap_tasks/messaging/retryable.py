@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -43,6 +44,9 @@ __all__ = ["RetryableDeadLetterQueue"]
 
 logger = logging.getLogger("liap_tasks.messaging")
 
+ROUNDING = 0.001
+"""Seconds: a timer that is set by one clock may be heard a little too early by another."""
+
 
 class RetryableDeadLetterQueue(DeadLetterQueue):
     """A dead-letter queue with automatic retries; see :class:`DeadLetterQueue` for its arguments."""
@@ -58,6 +62,9 @@ class RetryableDeadLetterQueue(DeadLetterQueue):
         super().__init__(name, policy, url=url, settings=settings)
         self._retry_queues: dict[str, MessageQueue] = {}
         self._refused: dict[str, _Refused] = {}
+        self._timing = threading.Lock()
+        self._timer: Cancellable | None = None
+        self._looks_at = 0.0  # when that is, POSIX
 
     def register_retry_queue(self, name: str, queue: MessageQueue) -> None:
         """Retry letters whose queue is ``name`` by sending them to ``queue``.
@@ -125,34 +132,50 @@ class RetryableDeadLetterQueue(DeadLetterQueue):
 
     def _try_later(self, message_id: str, refused: _Refused) -> None:
         """Have a letter that waits here sent when it is due."""
-        self._try_no_more(message_id)
         self._refused[message_id] = refused
-        left = max(0.0, refused.due - self.link.clock.time())
-        refused.timer = call_after(self.link.clock, left, _call, (WeakMethod(self._try_again), message_id, refused))
+        self._look_at(refused.due)
 
     def _try_no_more(self, message_id: str) -> bool:
-        refused = self._refused.pop(message_id, None)
-        if refused is not None and refused.timer is not None:
-            refused.timer.cancel()
-        return refused is not None
+        return self._refused.pop(message_id, None) is not None
 
-    def _try_again(self, message_id: str, refused: _Refused) -> None:
+    def _look_at(self, due: float) -> None:
+        """Look at what waits here at that time, if not before. Why one timer for all: each is a thread."""
+        with self._timing:
+            if self._timer is not None:
+                if self._looks_at <= due:
+                    return
+                self._timer.cancel()
+            left = max(0.0, due - self.link.clock.time())
+            self._looks_at = due
+            self._timer = call_after(self.link.clock, left, _call, (WeakMethod(self._try_due),))
+
+    def _try_due(self) -> None:
         """Called when a letter is due, not in an event loop's thread unless that advances a virtual clock."""
+        with self._timing:
+            self._timer = None
+        now, full = self.link.clock.time() + ROUNDING, set[MessageQueue]()
+        for message_id, refused in sorted(self._refused.items(), key=lambda item: item[1].due):
+            if refused.due <= now:
+                self._try_again(message_id, refused, full)
+        waiting = [refused.due for refused in list(self._refused.values())]
+        if waiting:
+            self._look_at(min(waiting))
+
+    def _try_again(self, message_id: str, refused: _Refused, full: set[MessageQueue]) -> None:
+        """Send a letter that is due; full: queues that have no room now."""
         if self._refused.get(message_id) is not refused:
             return  # somebody has decided meanwhile
         try:
-            self.link.run_apart_now(lambda channel: self._retry_on(channel, message_id, refused.target))
+            if refused.target not in full:
+                self.link.run_apart_now(lambda channel: self._retry_on(channel, message_id, refused.target))
+                if self._refused.get(message_id) is refused:
+                    del self._refused[message_id]
+                return
         except QueueFullError:
-            pass  # still
+            full.add(refused.target)
         except Exception:
             logger.exception("message %s cannot be sent to %r now, trying again", message_id, refused.target.name)
-        else:
-            if self._refused.get(message_id) is refused:
-                del self._refused[message_id]
-            return
-        if self._refused.get(message_id) is refused:
-            due = self.link.clock.time() + max(refused.pause, RETRY_AFTER)
-            self._try_later(message_id, _Refused(target=refused.target, due=due, pause=refused.pause))
+        refused.due = self.link.clock.time() + max(refused.pause, RETRY_AFTER)
 
     # -- letters that wait for their retry ---------------------------------------------------------------------
 
@@ -260,8 +283,11 @@ class RetryableDeadLetterQueue(DeadLetterQueue):
 
     async def close(self) -> None:
         """Put back what was recovered and not acknowledged, try to send no more letters, and close the connection."""
-        for message_id in list(self._refused):
-            self._try_no_more(message_id)
+        self._refused.clear()
+        with self._timing:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
         await super().close()
 
 
@@ -272,7 +298,6 @@ class _Refused:
     target: MessageQueue
     due: float
     pause: float
-    timer: Cancellable | None = None
 
 
 def _call(method: WeakMethod[Any], *args: Any) -> None:

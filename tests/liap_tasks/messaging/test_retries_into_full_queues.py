@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 
 import pytest
 
@@ -60,6 +61,23 @@ async def test_it_is_sent_by_the_machine_s_clock_too() -> None:
     assert message.payload == "m"
     while await dlq.size():
         await asyncio.sleep(0.001)
+
+
+async def test_many_letters_wait_with_one_timer_and_are_sent_in_their_order() -> None:
+    queue, dlq = await full_queue_and_letters(delay=0.3)
+    before = threading.active_count()
+    for number in range(100):
+        await dlq.add(Message(number), TRANSIENT, original_queue="q")
+    assert threading.active_count() <= before + 1
+    await queue.clear()
+    sent = []
+    for _ in range(2):
+        message = await queue.dequeue(30)
+        assert message is not None
+        await queue.acknowledge(message.metadata.message_id)
+        sent.append(message.payload)
+    assert sent == ["m", 0]
+    await dlq.close()
 
 
 async def test_a_broker_that_fails_meanwhile_is_tried_again(
