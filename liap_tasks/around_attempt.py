@@ -23,6 +23,7 @@ from celery.app.task import Context
 from celery.app.trace import TraceInfo, trace_ok_t
 from celery.exceptions import Reject
 from celery.utils.log import get_logger
+from celery.utils.serialization import get_pickleable_exception
 
 from liap_tasks import attempt
 from liap_tasks.giving_up import may_end
@@ -86,13 +87,15 @@ def _keep(task: LiapTask, context: Context, error: BaseException) -> None:
 
 
 def _outcome(state: str, error: Exception) -> Any:
+    """Return what a tracer returns; error: one that can be read again in the worker's own process."""
     info = ExceptionInfo((type(error), error, error.__traceback__), internal=True)
     return trace_ok_t(info, TraceInfo(state, error), None, None)
 
 
 def _outcome_of_failed_tracer(task: LiapTask, context: Any, fate: attempt.Fate, error: BaseException) -> Any:
     logger.critical("%s[%s] failed outside of its attempt", task.name, context.id, exc_info=error)
-    told = attempt.to_be_told(error).with_traceback(error.__traceback__)
+    told: Exception = get_pickleable_exception(attempt.to_be_told(error))
+    told = told.with_traceback(error.__traceback__)
     try:
         if not fate.decided:
             _keep(task, context, error)

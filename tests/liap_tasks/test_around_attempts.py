@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any, NoReturn
 
 import pytest
@@ -18,6 +19,7 @@ from liap_tasks import (
     LiapTask,
     RetryPolicy,
     Unique,
+    around_attempt,
     dead_letters,
 )
 from tests.liap_tasks.conftest import DEADLINE, Outcomes
@@ -238,3 +240,23 @@ def test_a_task_that_keeps_no_dead_letters_keeps_none_of_these(app: LiapApp, sta
 
     assert dead_letters.count(app) == 0
     assert_settled(stats, app, acknowledged=1)
+
+
+class OutOfReach(Exception):
+    """As some results backends raise: it can be pickled, and not be read again."""
+
+    def __init__(self, host: str, port: int) -> None:
+        super().__init__(f"{host}:{port} is away")
+
+
+def test_what_fails_outside_of_an_attempt_can_be_told_by_another_process(app: LiapApp) -> None:
+    @app.task(shared=False, name="tests.told")
+    def works() -> None: ...
+
+    def fail(*_: Any) -> NoReturn:
+        raise OutOfReach("store", 1)
+
+    outcome = around_attempt.complete(works, fail)("id", (), {}, {"id": "id", "delivery_info": {}})
+
+    read_again = pickle.loads(pickle.dumps(outcome.retval))
+    assert "store:1 is away" in str(read_again.exception)
