@@ -384,17 +384,17 @@ class LiapApp(Celery):
     def add_event_queues(self, queues: Any) -> None:
         """Add the queues of all event subscribers to a queue table; they are consumed unless -Q says otherwise."""
         add = queues.select_add if queues._consume_from is None else queues.add
-        for exchange in self.event_exchanges.values():
+        for exchange in list(self.event_exchanges.values()):
             for queue in exchange.queues().values():
                 add(queue)
 
     def event_queue_names(self) -> set[str]:
         """Return the names of the queues of all event subscribers."""
-        return {name for exchange in self.event_exchanges.values() for name in exchange.queues()}
+        return {name for exchange in list(self.event_exchanges.values()) for name in exchange.queues()}
 
     def left_event_queues(self) -> set[str]:
         """Return the names of the queues whose last subscriber has unsubscribed, and that serve nothing else."""
-        left = {name for exchange in self.event_exchanges.values() for name in exchange.left_queues()}
+        left = {name for exchange in list(self.event_exchanges.values()) for name in exchange.left_queues()}
         if left:
             left -= self.event_queue_names() | {queue.name for queue in self.conf.task_queues or ()}
             left -= routed_queues(self.conf.task_routes).keys()

@@ -214,8 +214,9 @@ class LiapConsumer(Consumer):
         for name in app.left_event_queues():
             if self.task_consumer.consuming_from(name):
                 self.task_consumer.cancel_by_queue(name)
-        for name in app.amqp.queues.consume_from:
-            if name in app.event_queue_names() and not self.task_consumer.consuming_from(name):
+        events = app.event_queue_names()
+        for name in list(app.amqp.queues.consume_from):  # of a copy: another thread may subscribe meanwhile
+            if name in events and not self.task_consumer.consuming_from(name):
                 self.add_task_queue(name)
 
 
