@@ -25,6 +25,7 @@ from uuid import uuid4
 
 from celery import states
 from celery.utils.log import get_logger
+from kombu.exceptions import OperationalError
 
 if TYPE_CHECKING:
     from liap_tasks.application import LiapApp
@@ -109,6 +110,10 @@ class Replies:
 
     def forget(self, task_id: str, future: Future[Meta] | None) -> None:
         """Expect an answer by this future no longer."""
+        if (
+            not self.usable
+        ):  # a forked child drops its copy of a handle: the lock may be held by a thread that it has not
+            return
         with self._lock:
             waiting = self._waiting.pop(task_id, None)
             if waiting is None:
@@ -170,7 +175,7 @@ class Replies:
 
     def _connection_errors(self) -> tuple[type[BaseException], ...]:
         transport: Any = self._app.connection_for_read()
-        return (*transport.connection_errors, *transport.channel_errors, OSError)
+        return (*transport.connection_errors, *transport.channel_errors, OSError, OperationalError)
 
     def _drain(self, connection: Any) -> bool:
         backend: Any = self._app.backend
