@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -12,6 +14,7 @@ import pytest
 from kombu import Exchange
 
 from liap_tasks import EventExchange, LiapApp, lane
+from liap_tasks.calls import AwaitableResult
 from tests.liap_tasks.conftest import DEADLINE
 from tests.transports.forking import in_child
 from tests.transports.in_process_client import in_thread
@@ -78,4 +81,33 @@ def test_a_child_publishes_an_event_while_its_parent_declares_the_queues(
     assert in_child(lambda: events.publish("a", {}, event_id="child-s")) == "child-s"
 
     pause.over.set()
+    parent_s()
+
+
+def test_a_child_drops_the_handle_of_a_call_while_its_parent_takes_an_answer(app: LiapApp) -> None:
+    @app.task(name="tests.nothing", shared=False)
+    def nothing() -> None: ...
+
+    async def publish() -> AwaitableResult:
+        return await nothing.aapply_async(ignore_result=False)
+
+    handles = [asyncio.run(publish())]
+    taken, over = threading.Event(), threading.Event()
+
+    def take_answer() -> None:
+        with app.replies._lock:
+            taken.set()
+            assert over.wait(DEADLINE)
+
+    parent_s = in_thread(take_answer)
+    assert taken.wait(DEADLINE)
+
+    def drop() -> str:
+        handles.clear()
+        gc.collect()
+        return "dropped"
+
+    assert in_child(drop) == "dropped"
+
+    over.set()
     parent_s()
