@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, wraps
@@ -474,17 +474,22 @@ class LiapApp(Celery):
             result = self.prepared_calls.publish(name, args, kwargs, headers, options)
             if result is not None:
                 return result
-        try:
+        with self.telling_refusals(options.get("queue")):
             return super().send_task(name, args, kwargs, countdown=countdown, eta=eta, headers=headers, **options)
-        except OperationalError as error:
-            if isinstance(error.__cause__, MessageNacked):  # RabbitMQ's refusal; ours raises QueueFullError by itself
-                raise self.refusal(options.get("queue")) from error
-            raise
 
-    def refusal(self, queue: Queue | str | None) -> QueueFullError:
-        """Return the error for a message that RabbitMQ has refused with a negative confirm: its queue is full."""
-        name = queue.name if isinstance(queue, Queue) else queue or self.conf.task_default_queue
-        return QueueFullError(name, self.settings.max_queue_size, REFUSED_RETRY_AFTER)
+    @contextmanager
+    def telling_refusals(self, queue: Queue | str | None) -> Iterator[None]:
+        """Raise QueueFullError for RabbitMQ's refusal, a negative confirm; our transports raise it by themselves.
+
+        queue: that may be full, None: the default queue.
+        """
+        try:
+            yield
+        except (OperationalError, MessageNacked) as error:
+            if not isinstance(error, MessageNacked) and not isinstance(error.__cause__, MessageNacked):
+                raise
+            name = queue.name if isinstance(queue, Queue) else queue or self.conf.task_default_queue
+            raise QueueFullError(name, self.settings.max_queue_size, REFUSED_RETRY_AFTER) from error
 
     def new_metadata(self, correlation_id: str | None = None, deadline: float | None = None) -> MessageMetadata:
         """Return the metadata for a message sent now, by the running task if there is one.

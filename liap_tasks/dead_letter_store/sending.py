@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from amqp.exceptions import MessageNacked
 from kombu import Queue
-from kombu.exceptions import OperationalError
 
 from liap_tasks import dead_letters
 from liap_tasks.metadata import MessageMetadata
@@ -36,7 +34,7 @@ def send(app: LiapApp, producer: Any, letter: Letter, queue: str | None = None) 
     ``dead_letters.UNSENDABLE`` for a letter that can be sent nowhere.
     """
     target = queue or letter.queue
-    try:
+    with app.telling_refusals(target):
         publish_replay(
             producer,
             letter,
@@ -45,10 +43,6 @@ def send(app: LiapApp, producer: Any, letter: Letter, queue: str | None = None) 
             retry=True,
             retry_policy=app.conf.task_publish_retry_policy,
         )
-    except (OperationalError, MessageNacked) as error:  # RabbitMQ's refusal; our transports raise QueueFullError
-        if isinstance(error, MessageNacked) or isinstance(error.__cause__, MessageNacked):
-            raise app.refusal(target) from error
-        raise
 
 
 def publish_replay(producer: Any, letter: Letter, target: str, *, queue: Queue | None, **options: Any) -> None:

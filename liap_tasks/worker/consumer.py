@@ -30,7 +30,7 @@ from liap_tasks.worker.declared_otherwise import advice
 from liap_tasks.worker.event_copies import deliver_event, is_event, nobody_for
 from liap_tasks.worker.neighbours import let_workers_meet
 from liap_tasks.worker.redelivery import HEADER as REDELIVERIES
-from liap_tasks.worker.redelivery import put_back_counted
+from liap_tasks.worker.redelivery import PAUSE_WHILE_FULL, put_back_counted
 from liap_tasks.worker.unreadable import Kept, flaw_of, keep
 from liap_tasks.worker.waiting_lines import WaitingLines
 
@@ -63,6 +63,7 @@ class LiapConsumer(Consumer):
         let_workers_meet()
         super().__init__(*args, **options)
         self._queue_of: dict[str | None, str] = {}
+        self._held: list[Any] = []  # delivered before, their queue is full
         if self.initial_prefetch_count:  # 0: the prefetch is not limited
             room = self.initial_prefetch_count + window_of(self.app.tasks.values())
             self.initial_prefetch_count = min(room, PREFETCH_MAX)
@@ -136,6 +137,7 @@ class LiapConsumer(Consumer):
     def on_close(self) -> None:
         """Called when the connection is lost, or the worker stops."""
         super().on_close()
+        self._held.clear()
         self.batches.forget()
         self.waiting_lines.forget_waiting()
 
@@ -152,7 +154,7 @@ class LiapConsumer(Consumer):
                 return self.on_decode_error(message, flaw)
             if counting:
                 if message.delivery_info.get("redelivered"):
-                    return put_back_counted(app, message, self.queue_of(message), self.connection_errors)
+                    return self._put_back(message)
                 if headers and REDELIVERIES in headers:  # it has come round: what the broker said of it holds
                     message.delivery_info["redelivered"] = True
             if is_event(message):
@@ -180,6 +182,24 @@ class LiapConsumer(Consumer):
             self._queue_of.update({known: name for name, known in self.task_consumer._active_tags.items()})
             queue = self._queue_of.get(tag, "")
         return queue
+
+    def _put_back(self, message: Any) -> None:
+        """Put a message that was delivered before back into its queue, counted; hold it as long as that is full."""
+        app: Any = self.app
+        if put_back_counted(app, message, self.queue_of(message), self.connection_errors):
+            if message in self._held:
+                self._held.remove(message)
+                self._widen_prefetch(-1)
+            return
+        if message not in self._held:
+            self._held.append(message)
+            self._widen_prefetch(1)
+        self._call_after(PAUSE_WHILE_FULL, self.call_soon, (self._put_back_held, message))
+
+    def _put_back_held(self, message: Any) -> None:
+        """Try again, unless the connection by which it came is gone: then it is delivered anew."""
+        if message in self._held:
+            self._put_back(message)
 
     def on_unknown_task(self, body: Any, message: Any, exc: Any) -> None:
         """Called for a task that is not registered here: a dead letter, and a failed result for who waits for it."""

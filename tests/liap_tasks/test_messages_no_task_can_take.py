@@ -253,3 +253,20 @@ def test_on_a_classic_queue_the_worker_counts_redeliveries(rabbit_app: LiapApp, 
     assert seen == [("after", None), ("once", 1)]
     with app.connection_for_write() as connection, connection.channel() as channel:
         channel.queue_purge("dead_letters")
+
+
+def test_messages_that_were_delivered_before_go_round_although_their_queue_is_full(
+    new_app: Callable[..., LiapApp], rabbitmq_virtual_host: str, outcomes: Outcomes
+) -> None:
+    app = new_app(message_queue_url=rabbitmq_virtual_host, max_queue_size=6)
+
+    @app.task(shared=False, name="tests.one_of_many")
+    def one_of_many() -> None: ...
+
+    lost = {one_of_many.delay().id for _ in range(6)}
+    with app.connection_for_read() as connection, connection.channel() as channel:
+        for _ in lost:  # a worker that is lost holds them
+            assert channel.basic_get(app.conf.task_default_queue) is not None
+        others = {one_of_many.delay().id for _ in range(6)}
+    with EmbeddedWorker(app, concurrency=1):  # its window holds four
+        assert {outcomes.next().id for _ in range(12)} == lost | others
