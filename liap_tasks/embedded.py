@@ -163,7 +163,8 @@ def _stop_embedded_worker(state: Any, **_: Any) -> None:
 class EmbeddedWorker:
     """Run a worker for ``app`` in this process, as a context manager or with :meth:`start` and :meth:`stop`.
 
-    pool: "threads", "solo" to run tasks one by one in the worker's own thread, or "asyncio" for ``async def`` tasks.
+    pool: "threads", "solo" to run tasks one by one (in the worker's own thread, what it held until it was due on
+    RabbitMQ or Redis in that of its timer), or "asyncio" for ``async def`` tasks.
     concurrency: tasks at once, >= 1; default 4 threads, or 1,000 coroutines. queues: names to consume from, default all
     that the app has. beat: send the periodic tasks of the app's ``beat_schedule`` too (let one worker do it).
     An instance may be started again after it was stopped. Raises ValueError for a wrong concurrency or pool.

@@ -11,7 +11,8 @@ With Celery's event loop requests are told in the consumer's thread (:mod:`liap_
 the thread that ran the task.
 
 In the solo pool the stuck thread is the worker's own: the message is dealt with (with Celery's event loop: when that
-turns again), the worker goes on when the task ends.
+turns again), the worker goes on when the task ends. Without the event loop, Celery's timer begins in a thread of its
+own what workers hold until it is due (a retry on RabbitMQ); it has no app, and there it is one by one, too.
 
 Why not ``concurrent.futures``: its threads cannot be replaced.
 """
@@ -265,8 +266,9 @@ class SoloPool(CelerySoloPool):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._stuck = 0
-        self._busy: set[int] = set()  # threads that run a task: the worker's, and that of a timer of batches
+        self._busy = 0  # the thread that runs a task: the worker's, or that of a timer
         self._teller = Teller()
+        self._turn = threading.RLock()
         del self.on_apply  # Celery's sets it to run the call at once, without limits
 
     def on_apply(  # type: ignore[override]  # Celery passes these by name
@@ -283,13 +285,15 @@ class SoloPool(CelerySoloPool):
         if self._teller.has_loop:  # all but this is told in the loop's thread anyway
             timeout_callback = self._teller.in_loop(timeout_callback)
         job = _Job(target, args, kwargs, callback, accept_callback, timeout_callback, timeout)
-        thread = threading.get_ident()
-        self._busy.add(thread)
-        try:
-            if not job.run(self._count):
-                self._stuck -= 1
-        finally:
-            self._busy.discard(thread)
+        with self._turn:
+            if self.app is not None:
+                self.app.set_current()
+            before, self._busy = self._busy, threading.get_ident()
+            try:
+                if not job.run(self._count):
+                    self._stuck -= 1
+            finally:
+                self._busy = before
         return job
 
     def register_with_event_loop(self, hub: Any) -> None:
@@ -298,7 +302,8 @@ class SoloPool(CelerySoloPool):
 
     def on_stop(self) -> None:
         """Tell what has not been told."""
-        self._teller.close()
+        with self._turn:
+            self._teller.close()
 
     def terminate_job(self, pid: int, signal: int | None = None) -> None:
         """Leave the running task: a cold shutdown asks for it, in a handler of signals that is called in its midst.
@@ -306,7 +311,7 @@ class SoloPool(CelerySoloPool):
         Celery's pool cannot, and the task failed with that. Raises NotImplementedError, as that does, for one that runs
         in another thread: it cannot be left from here, and a revoke with ``terminate`` must not end the worker.
         """
-        if threading.get_ident() in self._busy:
+        if threading.get_ident() == self._busy:
             raise WorkerTerminate(EX_FAILURE)
         super().terminate_job(pid, signal)
 

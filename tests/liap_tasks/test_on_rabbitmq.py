@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,30 @@ def test_an_embedded_worker_retries_and_dead_letters(rabbit: Callable[..., LiapA
         assert (letter.id, letter.args, letter.correlation_id) == (sent.id, ("r1",), "game-7")
         assert letter.queue == configuration.DEFAULT_QUEUE
         assert [attempt.number for attempt in letter.attempts] == [1, 2]
+
+
+def test_an_embedded_worker_with_the_solo_pool_retries_one_by_one(
+    rabbit: Callable[..., LiapApp], outcomes: Outcomes
+) -> None:
+    app = rabbit()
+    policy = RetryPolicy(max_retries=1, initial_delay=0.05, jitter=False)
+    alone = threading.Lock()
+
+    @app.task(shared=False, bind=True, name="tests.needs_a_second_try", retry_policy=policy)
+    def needs_a_second_try(self: Any) -> None:
+        assert alone.acquire(blocking=False)
+        try:
+            threading.Event().wait(0.1)  # the retry of another is due meanwhile
+            if self.attempt == 1:
+                raise OSError
+        finally:
+            alone.release()
+
+    with EmbeddedWorker(app, pool="solo"):
+        for _ in range(3):
+            needs_a_second_try.delay()
+        states = outcomes.states(6)
+    assert (states.count("RETRY"), states.count("SUCCESS")) == (3, 3)
 
 
 def test_the_broker_s_own_dead_letters_are_read_too(rabbit: Callable[..., LiapApp]) -> None:
