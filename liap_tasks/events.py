@@ -259,7 +259,8 @@ class EventExchange:
 
         ordering_key: events of one key reach each queue's subscribers in the order of publish, one after the other, on
         transports with message groups. headers: also what ``match`` looks at.
-        Raises ``QueueFullError`` when a subscriber's queue refuses it (the others have it).
+        Raises ``QueueFullError`` when a subscriber's queue refuses it (the others have it); it names the queue, on
+        RabbitMQ all that the event was for.
         With ``task_always_eager`` the subscribers run here and now; an event that one of them publishes waits until the
         others have had this one, as it would in their queues.
         """
@@ -366,7 +367,9 @@ class EventExchange:
         """Publish a message, with everything declared that events pass through."""
         if self._send_in_lane(message, exchange, routing_key, headers, priority):
             return
-        with self.app.producer_or_acquire() as producer:
+        # RabbitMQ does not tell which of them has refused it.
+        full = {rule.queue for rule in self._rules(routing_key, headers, None).values()} if exchange else {routing_key}
+        with self.app.telling_refusals(", ".join(sorted(full))), self.app.producer_or_acquire() as producer:
             self._declare_once(producer.channel)
             producer.publish(
                 message.body,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -232,6 +233,22 @@ def test_an_event_with_an_ordering_key_is_retried_where_keys_mean_nothing(
     with EmbeddedWorker(app):
         events.publish("room.moved", {}, ordering_key="r1")
         assert outcomes.states(2) == ["RETRY", "SUCCESS"]
+
+
+def test_a_subscriber_s_full_queue_is_known_to_the_publisher_of_an_event(
+    new_app: Callable[..., LiapApp], rabbitmq_virtual_host: str
+) -> None:
+    app = new_app(message_queue_url=rabbitmq_virtual_host, max_queue_size=1)
+    events = EventExchange(app, "tests.full")
+    events.subscribe("room.#", "tests.hears", queue="hears")
+    events.publish("room.moved", {})
+    with pytest.raises(QueueFullError) as refused:
+        events.publish("room.moved", {})
+    assert (refused.value.queue, refused.value.max_length) == ("hears", 1)
+    with pytest.raises(QueueFullError):
+        asyncio.run(events.apublish("room.moved", {}))
+    with pytest.raises(QueueFullError):
+        events.send_to("tests.hears", "room.moved", {}, event_id="1")
 
 
 def test_events_for_monitors_wait_for_no_confirmation(rabbit: Callable[..., LiapApp]) -> None:
