@@ -7,7 +7,8 @@ many.
 
 Why it is stopped by an event of its own and a remote control message that wakes it: Celery's flag for a warm shutdown
 (``celery.worker.state.should_stop``) is global to the process and would stop every worker in it; and a worker must be
-stopped by its own thread, for most kombu connections are not for two threads at once.
+stopped by its own thread, for most kombu connections are not for two threads at once. That command may be lost while a
+connection is, so the thread is also asked without it, when it looks next.
 
 Left out: Celery keeps its list of active requests, revokes and statistics once per process, so ``inspect`` of one of
 two embedded workers shows the tasks of both.
@@ -16,11 +17,11 @@ two embedded workers shows the tasks of both.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 from uuid import uuid4
 
-from celery import Celery, signals
+from celery import Celery, bootsteps, signals
 from celery.exceptions import WorkerShutdown
 from celery.utils.log import get_logger
 from celery.worker import WorkController
@@ -153,6 +154,12 @@ class _Controller(WorkController):
         self.blueprint.join()
 
 
+def _end_if_stopping(consumer: Any) -> None:
+    """End a worker that is to stop, unless it is about to already."""
+    if consumer.blueprint.state == bootsteps.RUN:  # type: ignore[attr-defined]  # not in the stubs
+        consumer.controller.end_if_stopping()
+
+
 @control_command(name=STOP_COMMAND)
 def _stop_embedded_worker(state: Any, **_: Any) -> None:
     """End an embedded worker that is to stop; it wakes the worker's thread."""
@@ -213,7 +220,7 @@ class EmbeddedWorker:
     def refresh(self) -> None:
         """Take up subscribers that were added since the start (called by the app)."""
         if self.running:
-            self.app.control.broadcast(REFRESH_COMMAND, destination=[self.hostname])
+            self._ask(REFRESH_COMMAND, lambda consumer: consumer.refresh())
 
     def start(self, timeout: float = START_SECONDS) -> EmbeddedWorker:
         """Start and return when the worker consumes.
@@ -290,7 +297,7 @@ class EmbeddedWorker:
             self._workers_of_app().remove(self)
         if thread is not None and thread.is_alive():
             self._stopping.set()
-            self._wake()
+            self._ask(STOP_COMMAND, _end_if_stopping)
             thread.join(timeout)
             if thread.is_alive():
                 raise EmbeddedWorkerError(
@@ -302,11 +309,19 @@ class EmbeddedWorker:
         """Return where an app of this package keeps its workers of this process; another app keeps no list."""
         return getattr(self.app, "embedded_workers", [])
 
-    def _wake(self) -> None:
+    def _ask(self, command: str, operation: Callable[[Any], object]) -> None:
+        """Have something done in the worker's thread, with its consumer: at once, woken by a remote control command.
+
+        A command may be lost while the worker or this program connects again; then it is done when the worker looks,
+        within two seconds (celery 5.7, ``synloop``).
+        """
+        consumer = getattr(self._controller, "consumer", None)
+        if consumer is not None:
+            consumer.call_soon(operation, consumer)
         try:
-            self.app.control.broadcast(STOP_COMMAND, destination=[self.hostname])
-        except Exception as error:  # noqa: BLE001 - the broker is away, and the worker's reconnecting sees the event
-            logger.warning("worker %s cannot be woken to stop: %r", self.hostname, error)
+            self.app.control.broadcast(command, destination=[self.hostname])
+        except Exception as error:  # noqa: BLE001 - the broker is away, or was
+            logger.warning("worker %s cannot be woken, it will look by itself: %r", self.hostname, error)
 
     def __enter__(self) -> EmbeddedWorker:
         return self.start()

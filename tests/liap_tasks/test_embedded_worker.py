@@ -6,6 +6,7 @@ import logging
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from celery import _state
 from celery.worker import state
 
-from liap_tasks import ConfigurationError, EmbeddedWorker, EmbeddedWorkerError, LiapApp, create_app
+from liap_tasks import ConfigurationError, EmbeddedWorker, EmbeddedWorkerError, EventExchange, LiapApp, create_app
 from tests.liap_tasks.conftest import DEADLINE, Outcomes
 
 Stats = Callable[..., dict[str, float]]
@@ -140,6 +141,24 @@ def test_a_worker_that_is_busy_for_too_long_says_so(app: LiapApp) -> None:
     go_on.set()
     worker.stop()
     assert not worker.running
+
+
+def test_a_worker_that_cannot_be_woken_looks_by_itself(app: LiapApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(*_: Any, **__: Any) -> None:
+        raise OSError("the connection was lost")
+
+    monkeypatch.setattr(app.control, "broadcast", lost)
+    events = EventExchange(app, "tests.late")
+    queue = "heard-late"
+    with EmbeddedWorker(app) as worker:
+        events.subscribe("room.#", "tests.hears", queue=queue)
+        events.publish("room.moved", {})
+        with app.connection_for_read() as connection, connection.channel() as channel:
+            deadline = time.monotonic() + DEADLINE
+            while not channel.queue_stats(queue)[queue]["consumers"]:
+                assert time.monotonic() < deadline
+                threading.Event().wait(0.05)
+        worker.stop(DEADLINE)
 
 
 def test_a_worker_leaves_no_trace_in_the_process(app: LiapApp) -> None:
