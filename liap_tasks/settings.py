@@ -30,6 +30,10 @@ _URLS: dict[str, str] = {
 }
 
 
+TEN_YEARS = 315_360_000
+"""Seconds: RabbitMQ's bound for the times of a queue, ours for every time."""
+
+
 def _variable(default: Any, allowed: str, **bounds: Any) -> Any:
     return Field(default, description=allowed, **bounds)
 
@@ -46,18 +50,18 @@ class Settings(BaseSettings):
     message_queue_url: str | None = _variable(
         None, "a broker URL such as amqp://user:password@host:5672/vhost", pattern=r"^[A-Za-z][A-Za-z0-9+.-]*://"
     )
-    max_queue_size: int = _variable(10_000, "a whole number of messages, at least 1", ge=1)
-    default_message_ttl: float = _variable(300, "seconds, above 0", gt=0, allow_inf_nan=False)
-    dedup_window_seconds: float = _variable(300, "seconds, at least 0.001", ge=0.001, allow_inf_nan=False)
+    max_queue_size: int = _variable(10_000, f"a whole number of messages, from 1 to {2**31 - 1}", ge=1, lt=2**31)
+    default_message_ttl: float = _variable(300, f"seconds, from 0.001 to {TEN_YEARS}", ge=0.001, le=TEN_YEARS)
+    dedup_window_seconds: float = _variable(300, f"seconds, from 0.001 to {TEN_YEARS}", ge=0.001, le=TEN_YEARS)
     dlq_max_retries: int = _variable(3, "a whole number of retries, at least 0", ge=0)
-    dlq_retry_delay: float = _variable(60, "seconds, at least 0", ge=0, allow_inf_nan=False)
-    dlq_retention_hours: float = _variable(24, "hours, above 0", gt=0, allow_inf_nan=False)
+    dlq_retry_delay: float = _variable(60, f"seconds, from 0 to {TEN_YEARS}", ge=0, le=TEN_YEARS)
+    dlq_retention_hours: float = _variable(24, "hours, above 0, at most 87600", gt=0, le=TEN_YEARS / 3600)
     dlq_store_url: str = _variable("sqlite:///dead_letters.sqlite3", ALLOWED)
     unique_store_url: str | None = _variable(None, UNIQUE_ALLOWED)
     max_concurrent_handlers: int = _variable(10, "a whole number of handlers, at least 1", ge=1)
-    handler_timeout_seconds: float = _variable(30, "seconds, above 0", gt=0, allow_inf_nan=False)
+    handler_timeout_seconds: float = _variable(30, f"seconds, above 0, at most {TEN_YEARS}", gt=0, le=TEN_YEARS)
     batch_size: int = _variable(100, "a whole number of messages, at least 1", ge=1)
-    batch_timeout_seconds: float = _variable(5, "seconds, above 0", gt=0, allow_inf_nan=False)
+    batch_timeout_seconds: float = _variable(5, f"seconds, above 0, at most {TEN_YEARS}", gt=0, le=TEN_YEARS)
 
     @field_validator("dlq_store_url")
     @classmethod

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from uuid import uuid4
+
 import pytest
 from pydantic import ValidationError
 
-from liap_tasks import ConfigurationError, Settings, configuration, create_app, load_settings
+from liap_tasks import ConfigurationError, EmbeddedWorker, Settings, configuration, create_app, load_settings
+from tests.liap_tasks.conftest import DEADLINE
 
 DEFAULTS = {
     "MESSAGE_QUEUE_TYPE": "memory",
@@ -73,13 +76,23 @@ def test_each_variable_is_read_from_the_environment(
         ("MESSAGE_QUEUE_URL", "localhost"),
         ("MAX_QUEUE_SIZE", "0"),
         ("MAX_QUEUE_SIZE", "many"),
+        ("MAX_QUEUE_SIZE", "2147483648"),
         ("DEFAULT_MESSAGE_TTL", "0"),
         ("DEFAULT_MESSAGE_TTL", "nan"),
         ("DEFAULT_MESSAGE_TTL", "inf"),
+        ("DEFAULT_MESSAGE_TTL", "0.0001"),
+        ("DEFAULT_MESSAGE_TTL", "315360001"),
+        ("DEDUP_WINDOW_SECONDS", "0"),
+        ("DEDUP_WINDOW_SECONDS", "nan"),
+        ("DEDUP_WINDOW_SECONDS", "315360001"),
         ("DLQ_MAX_RETRIES", "-1"),
         ("DLQ_MAX_RETRIES", "1.5"),
         ("DLQ_RETRY_DELAY", "-1"),
+        ("DLQ_RETRY_DELAY", "1e300"),
+        ("DLQ_RETRY_DELAY", "nan"),
         ("DLQ_RETENTION_HOURS", "0"),
+        ("DLQ_RETENTION_HOURS", "87601"),
+        ("DLQ_RETENTION_HOURS", "nan"),
         ("DLQ_STORE_URL", "letters.sqlite3"),
         ("DLQ_STORE_URL", "mysql://liap@db.example/letters"),
         ("DLQ_STORE_URL", "postgresql://db.example"),
@@ -88,8 +101,12 @@ def test_each_variable_is_read_from_the_environment(
         ("MAX_CONCURRENT_HANDLERS", "0"),
         ("HANDLER_TIMEOUT_SECONDS", "-5"),
         ("HANDLER_TIMEOUT_SECONDS", "0"),
+        ("HANDLER_TIMEOUT_SECONDS", "1e300"),
+        ("HANDLER_TIMEOUT_SECONDS", "nan"),
         ("BATCH_SIZE", "0"),
         ("BATCH_TIMEOUT_SECONDS", "soon"),
+        ("BATCH_TIMEOUT_SECONDS", "1e300"),
+        ("BATCH_TIMEOUT_SECONDS", "nan"),
     ],
 )
 def test_a_wrong_value_is_one_line_naming_variable_value_and_what_is_allowed(
@@ -152,4 +169,32 @@ def test_a_broker_that_cannot_be_used_here_is_a_wrong_setting(
     app = create_app(load_settings(**settings), set_as_current=False)
     with pytest.raises(ConfigurationError, match=line):
         app.conf.broker_url
+    app.close()
+
+
+@pytest.mark.parametrize("transport", ["liap-memory", "liap-priority"])
+def test_a_worker_starts_with_the_largest_values_that_are_allowed(transport: str) -> None:
+    years = 315_360_000
+    app = create_app(
+        Settings(
+            message_queue_url=f"{transport}:///{uuid4()}",
+            dlq_store_url="none",
+            max_queue_size=2**31 - 1,
+            default_message_ttl=years,
+            dedup_window_seconds=years,
+            dlq_retry_delay=years,
+            dlq_retention_hours=years / 3600,
+            handler_timeout_seconds=years,
+            batch_timeout_seconds=years,
+        ),
+        set_as_current=False,
+    )
+
+    @app.task(name="settings.answer", ignore_result=False)
+    def answer() -> int:
+        return 42
+
+    with EmbeddedWorker(app):
+        assert answer.delay().get(timeout=DEADLINE) == 42
+    assert app.dead_letter_policy.ttl == years
     app.close()
