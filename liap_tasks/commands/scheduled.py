@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from liap_tasks.application import LiapApp
+from liap_tasks.commands.finite import FiniteRange
 from liap_tasks.commands.one_line import OneLineGroup
 from liap_tasks.configuration import broker_feature
 from liap_tasks.errors import ScheduleError
@@ -76,7 +77,7 @@ def cancel_calls(context: click.Context, ids: tuple[str, ...]) -> None:
 
 @scheduled_command.command("reschedule")
 @click.argument("ids", nargs=-1, required=True)
-@click.option("--in", "countdown", type=click.FloatRange(min=0), help="Seconds from now.")
+@click.option("--in", "countdown", type=FiniteRange(min=0), help="Seconds from now.")
 @click.option("--at", "eta", type=click.DateTime(), help="A moment, UTC.")
 @click.pass_context
 def reschedule_calls(

@@ -134,6 +134,14 @@ def command(app: LiapApp, *arguments: str) -> Result:
     return CliRunner().invoke(scheduled_command, arguments, obj=SimpleNamespace(app=app))
 
 
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-1", "soon"])
+def test_a_wrong_time_on_the_command_line_is_a_usage_error(liap_app: LiapApp, remind: Any, seconds: str) -> None:
+    sent = remind.apply_async(("r1",), countdown=60)
+    ended = command(liap_app, "reschedule", sent.id, f"--in={seconds}")
+    assert (ended.exit_code, ended.exception.__class__) == (2, SystemExit)
+    assert "'--in'" in ended.output
+
+
 def test_the_command_lists_moves_and_cancels(liap_app: LiapApp, remind: Any) -> None:
     remind.delay("now")
     assert command(liap_app, "list").output == "no delayed calls\n"

@@ -16,6 +16,7 @@ from liap_tasks.commands.ages import AGE
 from liap_tasks.commands.dlq.app import app_with_store
 from liap_tasks.commands.dlq.filters import chooses_letters
 from liap_tasks.commands.dlq.output import counts, progress, remark, say_json, say_pairs
+from liap_tasks.commands.finite import FiniteRange
 from liap_tasks.dead_letter_store import LetterFilter
 from liap_tasks.dead_letter_store.operations import ReplayReport, StopRule
 from liap_tasks.dead_letter_store.operations import replay as replay_letters
@@ -28,11 +29,11 @@ SKIPPED_SHOWN = 10
 @click.command()
 @chooses_letters(all_wanted=True)
 @click.option("--queue", metavar="NAME", help="Send to this queue instead of each letter's own.")
-@click.option("--rate", type=click.FloatRange(min=0), default=500, show_default=True, help="A second; 0: no limit.")
+@click.option("--rate", type=FiniteRange(min=0), default=500, show_default=True, help="A second; 0: no limit.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many, the oldest.")
 @click.option(
     "--stop-at-errors",
-    type=click.FloatRange(0, 100),
+    type=FiniteRange(0, 100),
     default=StopRule().percent,
     show_default=True,
     metavar="PERCENT",

@@ -389,6 +389,12 @@ def test_a_bad_filter_is_a_usage_error(run: Dlq, options: list[str]) -> None:
     assert run("list", *options).exit_code == 2
 
 
+@pytest.mark.parametrize("option", ["--rate", "--stop-at-errors"])
+@pytest.mark.parametrize("number", ["nan", "inf", "-1"])
+def test_a_pace_or_a_share_that_is_no_number_is_a_usage_error(run: Dlq, option: str, number: str) -> None:
+    assert run("replay", "--all", f"{option}={number}").exit_code == 2
+
+
 def test_a_store_that_is_off_is_one_line(new_app: Callable[..., LiapApp], dlq_of: Callable[[Any], Dlq]) -> None:
     ended = dlq_of(new_app(dlq_store_url="none"))("list")
     assert ended.exit_code == 1
