@@ -38,7 +38,7 @@ from liap_tasks.continuation import keep_call, keep_task
 from liap_tasks.coroutines.running import MARK
 from liap_tasks.dead_letter_store import DeadLetterStore
 from liap_tasks.dead_letter_store.bootstep import KeepsDeadLetters
-from liap_tasks.dead_letter_store.database import ALLOWED as STORE_URLS
+from liap_tasks.dead_letter_store.database import STORES
 from liap_tasks.errors import ConfigurationError
 from liap_tasks.events import EventExchange
 from liap_tasks.keys import KEY_HEADERS, check_broker_honours_keys, check_queue_honours_keys, headers_of_keys
@@ -366,7 +366,7 @@ class LiapApp(Celery):
         """
         url = self.settings.dlq_store_url
         if url == "none":
-            raise ConfigurationError("DLQ_STORE_URL", url, "a store, for this purpose: " + STORE_URLS)
+            raise ConfigurationError("DLQ_STORE_URL", url, f"a store, for this purpose: {STORES}")
         return DeadLetterStore(url, clock=lambda: self.time_source.time())
 
     def missing_queue(self, name: str) -> Queue:

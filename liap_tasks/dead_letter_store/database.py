@@ -18,12 +18,11 @@ from sqlalchemy.pool import QueuePool
 
 from liap_tasks.errors import ConfigurationError
 
-__all__ = ["WRITING", "check_store_url", "open_database"]
+__all__ = ["ALLOWED", "STORES", "WRITING", "check_store_url", "open_database"]
 
 VARIABLE = "DLQ_STORE_URL"
-ALLOWED = (
-    "none, sqlite:///file, sqlite:////absolute/file, sqlite:// (in memory) or postgresql://user:password@host/database"
-)
+STORES = "sqlite:///file, sqlite:////absolute/file, sqlite:// (in memory) or postgresql://user:password@host/database"
+ALLOWED = f"none, {STORES}"
 WRITING = {"liap_writes": True}
 LOCK_SECONDS = 10.0
 CONNECT_SECONDS = 5

@@ -398,7 +398,9 @@ def test_a_pace_or_a_share_that_is_no_number_is_a_usage_error(run: Dlq, option: 
 def test_a_store_that_is_off_is_one_line(new_app: Callable[..., LiapApp], dlq_of: Callable[[Any], Dlq]) -> None:
     ended = dlq_of(new_app(dlq_store_url="none"))("list")
     assert ended.exit_code == 1
-    assert "DLQ_STORE_URL" in only_line(ended.stderr)
+    line = only_line(ended.stderr)
+    assert "DLQ_STORE_URL='none' is not allowed" in line
+    assert "none, " not in line  # what is refused is not among what is allowed
 
 
 def test_looking_makes_no_store_in_the_wrong_folder(
