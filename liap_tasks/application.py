@@ -11,10 +11,9 @@ with one line, and a program of your own calls :func:`liap_tasks.load_settings` 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, wraps
 from inspect import iscoroutinefunction
@@ -23,10 +22,8 @@ from typing import TYPE_CHECKING, Any, Protocol, get_args, get_type_hints
 from amqp.exceptions import MessageNacked
 from celery import Celery, current_task
 from celery._state import connect_on_app_finalize
-from celery.app.amqp import AMQP
 from celery.app.base import pydantic_wrapper  # type: ignore[attr-defined]  # not in the stubs
 from celery.backends.rpc import RPCBackend
-from celery.exceptions import TaskPredicate
 from celery.local import PromiseProxy
 from kombu import Queue
 from kombu.exceptions import OperationalError
@@ -34,22 +31,22 @@ from pydantic import BaseModel
 
 from liap_tasks.commands.one_line import end_celery_command
 from liap_tasks.configuration import broker_feature, celery_configuration, check_broker, work_queue
-from liap_tasks.continuation import keep_call, keep_task
+from liap_tasks.continuation import keep_call
 from liap_tasks.coroutines.running import MARK
 from liap_tasks.dead_letter_store import DeadLetterStore
 from liap_tasks.dead_letter_store.bootstep import KeepsDeadLetters
 from liap_tasks.dead_letter_store.database import STORES
 from liap_tasks.errors import ConfigurationError
 from liap_tasks.events import EventExchange
-from liap_tasks.keys import KEY_HEADERS, check_broker_honours_keys, check_queue_honours_keys, headers_of_keys
+from liap_tasks.keys import KEY_HEADERS, check_broker_honours_keys, headers_of_keys
 from liap_tasks.lane import Lane
 from liap_tasks.metadata import HEADER, MessageMetadata, deadline_in
 from liap_tasks.policies import DeadLetterPolicy
 from liap_tasks.policies.deadline import deadline_from, seconds_until
 from liap_tasks.prepared_calls import PreparedCalls
+from liap_tasks.queue_table import routed_queues
 from liap_tasks.replies import Replies
 from liap_tasks.reply_backend import ReplyBackend
-from liap_tasks.routing import Router
 from liap_tasks.settings import Settings, load_settings
 from liap_tasks.task_statistics import TaskStatistics
 from liap_tasks.time_source import MACHINE
@@ -58,76 +55,11 @@ from liap_tasks.unique.publishing import publish_unique
 from liap_tasks.worker.start_up import SaysWhoSharesTheBroker
 from transports import Clock, QueueFullError
 
-__all__ = ["CONSUMED_QUEUES", "LiapApp", "create_app"]
-
-CONSUMED_QUEUES: ContextVar[Sequence[str] | None] = ContextVar("CONSUMED_QUEUES", default=None)
-"""The queues of the embedded worker that runs in this thread; Celery keeps them once per app, in its queue table."""
+__all__ = ["LiapApp", "create_app"]
 
 REFUSED_RETRY_AFTER = 1.0
 PUBLISHING_THREADS = 4
 MAX_BROKER_DELAY = (2**32 - 1) / 1000
-
-
-class LiapAMQP(AMQP):
-    """Celery's queue table, with our kind of queue for names that nobody configured."""
-
-    def TaskConsumer(self, channel: Any, queues: Any = None, accept: Any = None, **options: Any) -> Any:
-        """Return a worker's consumer; ``queues`` default to those of the embedded worker whose thread asks, if any."""
-        names = CONSUMED_QUEUES.get()
-        if queues is None and names is not None:
-            queues = [self.queues[name] for name in names]
-        return super().TaskConsumer(channel, queues, accept, **options)
-
-    def _retry_publish(self, publish: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Publish what follows a task that has ended (called by Celery); what cannot be published leaves a letter."""
-        try:
-            return super()._retry_publish(publish, *args, **kwargs)  # type: ignore[misc]  # not in the stubs
-        except TaskPredicate:
-            raise
-        except Exception as error:
-            keep_task(error)
-            raise
-
-    @cached_property
-    def send_task_message(self) -> Callable[..., Any]:
-        """Celery's publisher of task messages, which refuses keys that the queue would ignore."""
-        send = self._create_task_sender()  # type: ignore[attr-defined]  # not in the stubs
-
-        def send_checked(producer: Any, name: str, message: Any, *args: Any, **options: Any) -> Any:
-            queue = options.get("queue")
-            if queue is not None:
-                check_queue_honours_keys(
-                    name, options.get("headers") or {}, self.queues[queue] if isinstance(queue, str) else queue
-                )
-            return send(producer, name, message, *args, **options)
-
-        return send_checked
-
-    def Queues(self, *args: Any, **options: Any) -> Any:
-        """Return the queue table."""
-        queues: Any = super().Queues(*args, **options)
-        app: Any = self.app
-        queues.new_missing = app.missing_queue
-        app.add_event_queues(queues)
-        for name, queue in routed_queues(app.conf.task_routes).items():
-            if name not in queues:
-                queues.select_add(queue or app.missing_queue(name))
-        return queues
-
-
-def routed_queues(routes: Any) -> dict[str, Queue | None]:
-    """Return the queues that ``task_routes`` names, and how they are declared if a router says so.
-
-    Workers consume them as they do ``task_queues``.
-    """
-    queues: dict[str, Queue | None] = {}
-    for entry in routes if isinstance(routes, list | tuple) else [routes]:
-        if isinstance(entry, Router):
-            queues.update({entry.declared_name(name): entry.declared_queue(name) for name in entry.queue_names()})
-        elif isinstance(entry, Mapping):
-            targets = [target.get("queue") if isinstance(target, Mapping) else target for target in entry.values()]
-            queues.update({name: None for name in targets if isinstance(name, str) and name not in queues})
-    return queues
 
 
 class _LateConfiguration(Mapping[str, Any]):
@@ -161,7 +93,7 @@ class LiapApp(Celery):
     """A Celery app configured by :class:`Settings`."""
 
     task_cls = "liap_tasks.task:LiapTask"
-    amqp_cls = "liap_tasks.application:LiapAMQP"
+    amqp_cls = "liap_tasks.queue_table:LiapAMQP"
     events_cls = "liap_tasks.worker.event_dispatcher:LiapEvents"
 
     time_source: Clock

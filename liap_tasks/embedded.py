@@ -27,12 +27,12 @@ from celery.utils.log import get_logger
 from celery.worker import WorkController
 from celery.worker.control import control_command
 
-from liap_tasks.application import CONSUMED_QUEUES
 from liap_tasks.embedded_beat import EmbeddedBeat
 from liap_tasks.errors import EmbeddedWorkerError
 from liap_tasks.pools.asyncio import TaskPool as AsyncioPool
 from liap_tasks.pools.threads import SoloPool
 from liap_tasks.pools.threads import TaskPool as ThreadPool
+from liap_tasks.queue_table import CONSUMED_QUEUES
 from liap_tasks.worker.consumer import REFRESH_COMMAND, LiapConsumer
 
 __all__ = ["EmbeddedWorker"]
