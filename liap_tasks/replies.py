@@ -198,10 +198,14 @@ class Replies:
             return False
 
     def _take(self, message: Any) -> None:
-        payload = message.payload
-        if payload.get("status") not in states.READY_STATES:
+        try:
+            payload = message.payload
+            if payload.get("status") not in states.READY_STATES:
+                return
+            task_id = payload["task_id"]
+        except Exception as error:  # noqa: BLE001 - whatever a body can do; the others wait for their answers
+            self._fail(message.properties.get("correlation_id"), error)
             return
-        task_id = payload["task_id"]
         with self._lock:
             self._abandoned.pop(task_id, None)
             futures = self._waiting.pop(task_id, ())
@@ -210,6 +214,15 @@ class Replies:
                 self._overheard[task_id] = (self._answers, payload)
         for future in futures:
             self._answer(future, payload)
+
+    def _fail(self, task_id: Any, error: Exception) -> None:
+        """Tell who waits for an answer that it cannot be read: of a serializer that is not accepted here, say."""
+        logger.error("what came as the answer to call %s cannot be read: %r", task_id, error)
+        with self._lock:
+            futures = self._waiting.pop(task_id, ())
+        for future in futures:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(error)
 
     def _answer(self, future: Future[Meta], payload: dict[str, Any]) -> None:
         if future.set_running_or_notify_cancel():

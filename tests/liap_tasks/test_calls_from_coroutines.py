@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from kombu.exceptions import ContentDisallowed
 from pydantic import BaseModel
 
 from liap_tasks import (
@@ -48,6 +49,25 @@ def test_the_error_of_the_task_is_raised_in_the_caller(app: LiapApp) -> None:
 
     with EmbeddedWorker(app), pytest.raises(ValueError, match="no such room"):
         asyncio.run(refuse.call(timeout=10))
+
+
+def test_an_answer_that_cannot_be_read_is_told_and_the_others_arrive(app: LiapApp) -> None:
+    @app.task(shared=False, name="tests.double", ignore_result=False)
+    def double(number: int) -> int:
+        return 2 * number
+
+    async def backend() -> int:
+        result = await double.adelay(1)
+        with app.producer_or_acquire() as producer:
+            producer.publish(
+                {}, serializer="pickle", exchange="", routing_key=app.replies.oid, correlation_id=result.id
+            )
+        with pytest.raises(ContentDisallowed):
+            await result.aget(timeout=10)
+        with EmbeddedWorker(app):
+            return int(await double.call(2, timeout=10))
+
+    assert asyncio.run(backend()) == 4
 
 
 def test_a_published_call_may_be_awaited_later(app: LiapApp) -> None:
