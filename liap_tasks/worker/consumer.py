@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from amqp.exceptions import PreconditionFailed
+from amqp.exceptions import ChannelError, PreconditionFailed, RecoverableConnectionError
 from celery.exceptions import NotRegistered, WorkerShutdown
 from celery.platforms import EX_FAILURE
 from celery.utils.log import get_logger
@@ -47,6 +47,7 @@ REFRESH_COMMAND = "refresh_subscribers"
 class LiapConsumer(Consumer):
     """Celery's consumer, knowing events."""
 
+    loop: Callable[..., Any]
     task_consumer: Any
     strategies: dict[str, Any]
     connection_errors: Any
@@ -62,6 +63,7 @@ class LiapConsumer(Consumer):
     def __init__(self, *args: Any, **options: Any) -> None:
         let_workers_meet()
         super().__init__(*args, **options)
+        self.loop = self._losing_channel_as_connection(self.loop)
         self._queue_of: dict[str | None, str] = {}
         self._held: list[Any] = []  # delivered before, their queue is full
         if self.initial_prefetch_count:  # 0: the prefetch is not limited
@@ -83,6 +85,24 @@ class LiapConsumer(Consumer):
                 raise
             logger.critical("this worker cannot start: %s", line)
             raise WorkerShutdown(EX_FAILURE) from error
+
+    def _losing_channel_as_connection(self, loop: Callable[..., Any]) -> Callable[..., Any]:
+        """Return Celery's loop, ending as when the connection is lost where the broker closes the worker's channel.
+
+        RabbitMQ does that for a message that is not acknowledged in half an hour (its ``consumer_timeout``): a call with
+        a longer delay is one. The worker would end for it (celery 5.7); now it connects again, and the message comes
+        anew.
+        """
+
+        def run(*args: Any) -> Any:
+            try:
+                return loop(*args)
+            except ChannelError as error:
+                if not issubclass(RecoverableConnectionError, self.connection_errors):
+                    raise
+                raise RecoverableConnectionError(f"the broker has closed this worker's channel: {error}") from error
+
+        return run
 
     def _admit(self, request: Any) -> Any:
         """Take up a request: it waits for its batch, or for its turn, or begins."""

@@ -92,6 +92,22 @@ def test_an_embedded_worker_with_the_solo_pool_retries_one_by_one(
     assert (states.count("RETRY"), states.count("SUCCESS")) == (3, 3)
 
 
+def test_a_worker_whose_channel_the_broker_closes_consumes_again(
+    rabbit: Callable[..., LiapApp], outcomes: Outcomes
+) -> None:
+    app = rabbit()
+
+    @app.task(shared=False, bind=True, name="tests.is_refused")
+    def is_refused(self: Any, closes: bool) -> None:
+        if closes and not self.request.delivery_info["redelivered"]:  # as RabbitMQ does when it has waited too long
+            worker._controller.consumer.task_consumer.channel.basic_ack(12_345)
+
+    with EmbeddedWorker(app, pool="solo") as worker:
+        first = is_refused.delay(True).id
+        assert [outcomes.next().id for _ in range(2)] == [first, first]
+        assert is_refused.delay(False).id == outcomes.next().id
+
+
 def test_the_broker_s_own_dead_letters_are_read_too(rabbit: Callable[..., LiapApp]) -> None:
     app = rabbit()
 
