@@ -3,7 +3,8 @@
 Where the broker holds delayed messages itself (all of ours, ``liap-...://``) it is asked, and answers for all: a call
 is either still waiting there, and then cancelled or moved, or it has gone out. Elsewhere (RabbitMQ, Redis) workers
 hold what they have received: they are asked, each for its own, a cancelled call is revoked, and a call cannot be moved.
-There a call that no worker has received yet is not known, and when no worker answers that is an error.
+There a call that no worker has received yet is not known, and when no worker answers that is an error. How long a
+delay may be there: see the README, "Settings".
 """
 
 from __future__ import annotations
@@ -58,9 +59,11 @@ def scheduled(app: LiapApp, *, queue: str | None = None, task: str | None = None
 
 
 def cancel(app: LiapApp, task_id: str) -> bool:
-    """Cancel a delayed call for good; False when none of this id is waiting any more.
+    """Cancel a delayed call; False when none of this id is waiting any more.
 
-    Held by the broker: exactly one of two happens, it is cancelled or it is delivered. Held by a worker: it is revoked.
+    Held by the broker: exactly one of two happens for good, it is cancelled or it is delivered. Held by a worker: it is
+    revoked, which all workers remember. They forget it when the last of them ends, unless they run with Celery's
+    ``--statedb``, and the call, which is back in its queue then, runs after all.
     Who waits for its result gets Celery's ``TaskRevokedError`` (held by a worker: when it was due); a chord that it
     belongs to fails. The lock of a unique call is free again.
     Raises ScheduleError where workers hold them and none answers.
