@@ -89,9 +89,9 @@ class LiapConsumer(Consumer):
     def _losing_channel_as_connection(self, loop: Callable[..., Any]) -> Callable[..., Any]:
         """Return Celery's loop, ending as when the connection is lost where the broker closes the worker's channel.
 
-        RabbitMQ does that for a message that is not acknowledged in half an hour (its ``consumer_timeout``): a call with
-        a longer delay is one. The worker would end for it (celery 5.7); now it connects again, and the message comes
-        anew.
+        RabbitMQ does that for a message that is not acknowledged in half an hour (its ``consumer_timeout``): a call
+        with a longer delay is one. The worker would end for it (celery 5.7); now it connects again, and the message
+        comes anew.
         """
 
         def run(*args: Any) -> Any:
