@@ -31,6 +31,7 @@ from pydantic import BaseModel
 
 from liap_tasks.commands.one_line import end_celery_command
 from liap_tasks.configuration import broker_feature, celery_configuration, check_broker, work_queue
+from liap_tasks.configuration import transport_options as transport_options_for
 from liap_tasks.continuation import keep_call
 from liap_tasks.coroutines.running import MARK
 from liap_tasks.dead_letter_store import DeadLetterStore
@@ -300,6 +301,13 @@ class LiapApp(Celery):
         if url == "none":
             raise ConfigurationError("DLQ_STORE_URL", url, f"a store, for this purpose: {STORES}")
         return DeadLetterStore(url, clock=lambda: self.time_source.time())
+
+    def _connection(self, url: Any, *args: Any, transport_options: Any = None, **options: Any) -> Any:
+        """Return a connection; a program that sets ``broker_transport_options`` adds to those that are needed here."""
+        needed = transport_options_for(url) if isinstance(url, str) else {}
+        needed.update(self.conf.broker_transport_options)
+        needed.update(transport_options or {})
+        return super()._connection(url, *args, transport_options=needed, **options)  # type: ignore[misc]  # not in the stubs
 
     def missing_queue(self, name: str) -> Queue:
         """Return the queue to use for a name that is not in ``task_queues``."""

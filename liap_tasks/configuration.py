@@ -7,6 +7,7 @@ it has made that place exist.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,6 +29,8 @@ __all__ = [
     "check_broker",
     "celery_configuration",
     "dead_letter_queue",
+    "is_redis",
+    "transport_options",
     "work_queue",
     "work_queue_arguments",
 ]
@@ -72,6 +75,30 @@ def counts_deliveries(url: str) -> bool:
 def is_amqp(url: str) -> bool:
     """Tell whether a broker URL means RabbitMQ."""
     return urlsplit(url).scheme in ("amqp", "amqps", "pyamqp")
+
+
+def is_redis(url: str) -> bool:
+    """Tell whether a broker URL means kombu's redis transport."""
+    return urlsplit(url).scheme.split("+")[0] in ("redis", "rediss", "sentinel")
+
+
+class _UrgentFirst(list[int]):
+    """The lists of a queue on kombu's redis transport: found by rising level, looked through from the highest.
+
+    kombu looks through them as they are listed, so that 0 would be the most urgent there (kombu 5.7).
+    """
+
+    def __iter__(self) -> Iterator[int]:
+        return reversed(self)
+
+
+def transport_options(url: str) -> dict[str, Any]:
+    """Return the options that the transport of a broker URL needs to do what is promised here."""
+    if is_amqp(url):
+        return {"confirm_publish": True}
+    if is_redis(url):
+        return {"priority_steps": _UrgentFirst([0, 3, 6, 9])}  # kombu's own steps
+    return {}
 
 
 class WorkQueue(Queue):
@@ -149,7 +176,7 @@ def celery_configuration(settings: Settings) -> dict[str, Any]:
     return {
         "broker_url": url,
         "broker_connection_retry_on_startup": True,
-        "broker_transport_options": {"confirm_publish": True} if is_amqp(url) else {},
+        "broker_transport_options": transport_options(url),
         # Results go to the caller's reply queue, for the calls that ask for them (ignore_result=False).
         "result_backend": "rpc://",
         "result_expires": 3600,

@@ -8,7 +8,7 @@ from celery import bootsteps
 from celery.utils.log import get_logger
 from kombu.utils.url import maybe_sanitize_url
 
-from liap_tasks.configuration import broker_feature
+from liap_tasks.configuration import broker_feature, is_redis
 
 __all__ = ["SaysWhoSharesTheBroker"]
 
@@ -28,11 +28,14 @@ class SaysWhoSharesTheBroker(bootsteps.StartStopStep):
                 "share a broker: unset MESSAGE_QUEUE_URL",
                 url,
             )
-        elif url.startswith("redis"):
+        elif is_redis(url):
+            visible: Any = parent.app.conf.broker_transport_options.get("visibility_timeout", 3600)
             logger.warning(
                 "kombu's redis transport honours neither bounds nor TTL nor dead-letter exchanges of queues: %s keeps "
-                "task-side dead letters only. MESSAGE_QUEUE_TYPE=rabbitmq honours all of them",
+                "task-side dead letters only. What a killed worker held comes back after visibility_timeout, %s s, and "
+                "what a worker holds for longer goes to another, too. MESSAGE_QUEUE_TYPE=rabbitmq honours all of them",
                 maybe_sanitize_url(url),
+                visible,
             )
 
     def stop(self, parent: Any) -> None:

@@ -129,8 +129,10 @@ def test_the_broker_s_own_dead_letters_are_read_too(rabbit: Callable[..., LiapAp
     assert letter.at is not None
 
 
-def test_a_full_queue_is_known_to_the_publisher(rabbit: Callable[..., LiapApp]) -> None:
+@pytest.mark.parametrize("options", [{}, {"client_properties": {"product": "game"}}])
+def test_a_full_queue_is_known_to_the_publisher(rabbit: Callable[..., LiapApp], options: dict[str, Any]) -> None:
     app = rabbit(max_queue_size=1)
+    app.conf.broker_transport_options = options  # a program's own take none of ours away
 
     @app.task(shared=False, name="tests.noop")
     def noop() -> None: ...

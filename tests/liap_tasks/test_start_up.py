@@ -34,7 +34,10 @@ def test_a_worker_on_redis_tells_in_one_line_what_is_not_honoured(
     (warning,) = [record.getMessage() for record in caplog.records]
     assert "secret" not in warning
     assert "\n" not in warning
-    assert all(word in warning for word in ("bounds", "TTL", "dead-letter", "MESSAGE_QUEUE_TYPE=rabbitmq"))
+    assert all(
+        word in warning
+        for word in ("bounds", "TTL", "dead-letter", "visibility_timeout, 3600 s", "MESSAGE_QUEUE_TYPE=rabbitmq")
+    )
 
 
 def test_celeryconfig_configures_an_app_of_somebody_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
