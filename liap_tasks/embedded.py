@@ -34,6 +34,7 @@ from liap_tasks.pools.threads import SoloPool
 from liap_tasks.pools.threads import TaskPool as ThreadPool
 from liap_tasks.queue_table import CONSUMED_QUEUES
 from liap_tasks.worker.consumer import REFRESH_COMMAND, LiapConsumer
+from liap_tasks.worker.declared_otherwise import advice
 
 __all__ = ["EmbeddedWorker"]
 
@@ -225,8 +226,8 @@ class EmbeddedWorker:
     def start(self, timeout: float = START_SECONDS) -> EmbeddedWorker:
         """Start and return when the worker consumes.
 
-        Raises EmbeddedWorkerError when it has not within ``timeout`` seconds, with the worker's own error as cause;
-        ConfigurationError for a wrong setting.
+        Raises EmbeddedWorkerError when it has not within ``timeout`` seconds, or ends with an error, which it names and
+        has as its cause; ConfigurationError for a wrong setting.
         """
         if self.running:
             raise EmbeddedWorkerError(f"worker {self.hostname} runs already")
@@ -241,11 +242,13 @@ class EmbeddedWorker:
             target=self._run, args=(consuming, self._stopping), name=self.hostname, daemon=True
         )
         self._thread.start()
-        if not consuming.wait(timeout) or self._failure is not None:
+        in_time = consuming.wait(timeout)
+        if self._failure is not None:
+            failed = f"worker {self.hostname} cannot start: {advice(str(self._failure)) or repr(self._failure)}"
+            raise EmbeddedWorkerError(failed) from self._failure
+        if not in_time:
             self._stopping.set()
-            raise EmbeddedWorkerError(
-                f"worker {self.hostname} did not start to consume within {timeout:g} s"
-            ) from self._failure
+            raise EmbeddedWorkerError(f"worker {self.hostname} did not start to consume within {timeout:g} s")
         if self._wants_beat:
             self._beat = EmbeddedBeat(self.app)
             try:

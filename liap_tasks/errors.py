@@ -151,7 +151,7 @@ class DuplicateTaskError(LiapError):
 
 
 class EmbeddedWorkerError(LiapError):
-    """The embedded worker did not start or stop in time; the text says which and what to look at."""
+    """The embedded worker cannot start, or did not start or stop in time; the text says which, and why."""
 
 
 class LetterInUseError(LiapError):

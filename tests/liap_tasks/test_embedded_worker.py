@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from celery import _state
@@ -215,6 +216,14 @@ def test_a_worker_whose_broker_is_away_gives_up_and_ends(new_app: Callable[..., 
         assert worker._thread is not None
         worker._thread.join(DEADLINE)
         assert not worker.running
+
+
+def test_a_worker_that_cannot_start_says_why(new_app: Callable[..., LiapApp]) -> None:
+    broker = f"liap-memory:///{uuid4()}"
+    with EmbeddedWorker(new_app(message_queue_url=broker, max_queue_size=5)):
+        pass
+    with pytest.raises(EmbeddedWorkerError, match=r"cannot start: queue 'liap_tasks' .* \(setting MAX_QUEUE_SIZE\)"):
+        EmbeddedWorker(new_app(message_queue_url=broker, max_queue_size=6)).start(timeout=DEADLINE)
 
 
 def test_inspect_gives_the_statistics_of_the_queues(app: LiapApp) -> None:
