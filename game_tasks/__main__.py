@@ -14,7 +14,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     play = commands.add_parser("play", help="play one full game with four bots, without any server")
     play.add_argument("--seed", type=int, default=7, help="which pieces are dealt; the same seed is the same game")
-    play.add_argument("--concurrency", type=int, default=4, help="threads that run tasks (default 4)")
+    play.add_argument("--concurrency", type=_positive, default=4, help="threads that run tasks (default 4)")
     play.add_argument(
         "--pace", type=_seconds, default=0.001, help="seconds the table pauses after each event (default 0.001)"
     )

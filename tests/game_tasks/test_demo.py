@@ -71,9 +71,10 @@ def test_plain_text_where_there_is_no_terminal(output: str) -> None:
     assert output.isascii()
 
 
-def test_a_pace_that_is_none_is_refused() -> None:
+@pytest.mark.parametrize("option", ["--pace=-1", "--concurrency=0"])
+def test_a_pace_or_a_number_of_threads_that_is_none_is_refused(option: str) -> None:
     with pytest.raises(SystemExit) as ended:
-        main(["play", "--pace", "-1"])
+        main(["play", option])
     assert ended.value.code == 2
 
 
