@@ -190,7 +190,7 @@ def test_a_worker_starts_with_the_largest_values_that_are_allowed(transport: str
         set_as_current=False,
     )
 
-    @app.task(name="settings.answer", ignore_result=False)
+    @app.task(name="settings.answer", shared=False, ignore_result=False)
     def answer() -> int:
         return 42
 
