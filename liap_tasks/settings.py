@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from liap_tasks.dead_letter_store.database import ALLOWED, check_store_url
 from liap_tasks.errors import ConfigurationError
 from liap_tasks.policies import DeadLetterPolicy
+from liap_tasks.policies.durations import TEN_YEARS
 from liap_tasks.unique.opening import ALLOWED as UNIQUE_ALLOWED
 from liap_tasks.unique.opening import check_unique_store_url
 
@@ -28,10 +29,6 @@ _URLS: dict[str, str] = {
     "redis": "redis://127.0.0.1:6379/0",
     "rabbitmq": "amqp://guest:guest@127.0.0.1:5672//",
 }
-
-
-TEN_YEARS = 315_360_000
-"""Seconds: RabbitMQ's bound for the times of a queue, ours for every time."""
 
 
 def _variable(default: Any, allowed: str, **bounds: Any) -> Any:

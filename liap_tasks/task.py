@@ -40,6 +40,7 @@ from liap_tasks.policies import (
     Unique,
 )
 from liap_tasks.policies.deadline import deadline_from
+from liap_tasks.policies.durations import TEN_YEARS, in_seconds
 from liap_tasks.received import received_message
 from liap_tasks.settings import settings_of
 from liap_tasks.unique.keeper import HeldLock
@@ -61,17 +62,19 @@ class LiapTask(Task[Any, Any]):
 
     retry_policy: when a failed attempt is tried again. dead_letter_policy: what becomes of a message that
     is not; None: the app's, which the settings DLQ_* make.
-    timeout: seconds an attempt may take, then ``SoftTimeLimitExceeded`` is raised in it; None: HANDLER_TIMEOUT_SECONDS;
-    0: no limit. grace: seconds it then has to clean up; a process of the prefork pool is killed after them. priority:
-    default priority of its messages. fallback: a function with the task's arguments that answers instead when the
-    deadline of a call has passed or its attempts are spent; it must be quick. It cannot answer for an attempt that
-    had to be given up or killed: a thread that cannot be interrupted, a process that does not heed its limit.
+    timeout: seconds (or a timedelta) an attempt may take, at most ten years, then ``SoftTimeLimitExceeded`` is raised
+    in it; None: HANDLER_TIMEOUT_SECONDS; 0: no limit. grace: the same that it then has to clean up; a process of the
+    prefork pool is killed after them. priority: default priority of its messages. fallback: a function with the task's
+    arguments that answers instead when the deadline of a call has passed or its attempts are spent; it must be quick.
+    It cannot answer for an attempt that had to be given up or killed: a thread that cannot be interrupted, a process
+    that does not heed its limit.
     ordering_key: calls with the same key run in the order of their publish, one at a time, retries included.
     dedup_key: a second call with the same key within DEDUP_WINDOW_SECONDS is taken by the broker and dropped: its
     result never comes. A key is the name of an argument or a function of (args, kwargs); None: none.
     unique: at most one call of a key at a time, see :class:`Unique`; None: any number.
     filters: asked with the message before an attempt; one that says no ends it there, acknowledged.
     max_concurrent: how many of this task a worker runs at once, whatever its pool; None or 0: as many as the pool does.
+    A value out of bounds raises ValueError when the task joins its app.
     """
 
     abstract = True
@@ -283,6 +286,9 @@ class LiapTask(Task[Any, Any]):
             raise ValueError(f"max_concurrent of {cls.name} must be at least 0 (no limit), not {cls.max_concurrent}")
         if cls.unique is not None and not isinstance(cls.unique, Unique):
             raise ValueError(f"unique of {cls.name} must be a Unique(...), not {cls.unique!r}")
+        if cls.timeout is not None:
+            cls.timeout = in_seconds(f"timeout of {cls.name}", cls.timeout, at_most=TEN_YEARS)
+        cls.grace = in_seconds(f"grace of {cls.name}", cls.grace, at_most=TEN_YEARS)
         if cls.soft_time_limit is None:
             limit: Any = settings_of(app).handler_timeout_seconds if cls.timeout is None else cls.timeout or None
             cls.soft_time_limit = limit  # the stubs say int; seconds may be fractions
