@@ -1,9 +1,9 @@
 """Dead letters as lines of JSON: export to a file, import from it, here or in another store.
 
-One letter a line, an object with the letter's own names. The body is ``body`` when it is UTF-8 text and
-``body_base64`` when it is not, so it comes back byte by byte. A letter keeps its id, and one that is there already is
-left as it is: importing twice is importing once. So is one that was purged there, as long as its row tells of it
-(a letter that the broker delivers again must not rise from the dead). A scheduled letter comes in as a dead one, for the store it was
+One letter a line, an object with the letter's own names. The body is ``body`` when it is UTF-8 text and ``body_base64``
+when it is not, so it comes back byte by byte. A letter keeps its id, and one that is there already is left as it is:
+importing twice is importing once. So is one that was purged there, as long as its row tells of it (a letter that the
+broker delivers again must not rise from the dead). A scheduled letter comes in as a dead one, for the store it was
 exported from still retries it; one whose time is up is kept as long again.
 
 Left out: the audit trail, which tells what people did in the store it belongs to.

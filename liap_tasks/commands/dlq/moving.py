@@ -42,7 +42,7 @@ def export(context: click.Context, where: LetterFilter, output: IO[str], as_json
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.pass_context
 def import_letters(context: click.Context, file: IO[str], as_json: bool) -> None:
-    """Put exported dead letters into the store; those that are or were there already, purged ones too, are left alone."""
+    """Put exported dead letters into the store; those that are there already, or were purged, are left out."""
     with progress("importing", shown=not as_json) as advance:
         report = read_letters(app_of(context), file, progress=lambda done: advance(done, None))
     if as_json:
