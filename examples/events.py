@@ -3,7 +3,7 @@
 import queue
 
 from game_tasks import GameEvent, GameEventType, app, publish, subscribe
-from liap_tasks import EmbeddedWorker, RetryPolicy
+from liap_tasks import EmbeddedWorker, LiapTask, RetryPolicy
 
 heard: queue.Queue[str] = queue.Queue()
 
@@ -14,7 +14,7 @@ def announcer(event: GameEvent) -> None:
 
 
 @subscribe("#", name="examples.stumbler", retry_policy=RetryPolicy(max_retries=1, initial_delay=0.05), bind=True)
-def stumbler(self, event: GameEvent) -> None:
+def stumbler(self: LiapTask, event: GameEvent) -> None:
     if self.attempt == 1:
         raise ConnectionError("not yet")
     heard.put(f"stumbler: {event.event_type.value} on attempt {self.attempt}")

@@ -1,5 +1,7 @@
 """The transport without Celery: a bounded queue that refuses, and a delay that the broker holds."""
 
+from typing import Any
+
 from kombu import Connection, Exchange, Queue
 
 import transports
@@ -8,7 +10,8 @@ from transports import QueueFullError, VirtualClock
 if __name__ == "__main__":
     clock = VirtualClock()
     transports.reset_broker("liap-memory:///example", clock=clock)
-    with Connection("liap-memory:///example") as connection, connection.channel() as channel:
+    with Connection("liap-memory:///example") as connection:
+        channel: Any = connection.channel()
         exchange = Exchange("moves", type="topic")
         two = Queue(
             "two", exchange, routing_key="game.*", max_length=2, queue_arguments={"x-overflow": "reject-publish"}

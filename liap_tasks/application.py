@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, wraps
 from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any, Protocol, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Protocol, get_args, get_type_hints, overload
 
 from amqp.exceptions import MessageNacked
 from celery import Celery, current_task
@@ -55,6 +55,9 @@ from liap_tasks.unique.locks import UniqueLocks
 from liap_tasks.unique.publishing import publish_unique
 from liap_tasks.worker.start_up import SaysWhoSharesTheBroker
 from transports import Clock, QueueFullError
+
+if TYPE_CHECKING:
+    from liap_tasks.task import LiapTask
 
 __all__ = ["LiapApp", "create_app"]
 
@@ -189,29 +192,34 @@ class LiapApp(Celery):
         self.disconnect()
         super().close()
 
-    if not TYPE_CHECKING:  # Celery's stubs tell the type of the task by that of its function
+    @overload  # type: ignore[override]  # Celery's stubs know neither the options nor the methods of our tasks
+    def task(self, fun: Callable[..., Any], /) -> LiapTask: ...
 
-        def task(self, *args: Any, shared: bool = True, **options: Any) -> Any:
-            """Make a task of a function; see ``celery.Celery.task``, and :class:`LiapTask` for the options of ours.
+    @overload
+    def task(self, *, shared: bool = True, **options: Any) -> Callable[[Callable[..., Any]], LiapTask]: ...
 
-            shared: whether the other apps of this package in this process get the task, too, but those that have one
-            of that name themselves; an app that is isolated for a test shares none. Celery would give it to every app:
-            one that is not ours would run it without its policies, and warns of its options.
-            """
-            make = super().task(shared=False, **options)
-            if not (shared and self.shares_tasks):
-                return make(*args) if args else make
-            of_task = {name: value for name, value in options.items() if name not in ("lazy", "filter")}
+    def task(self, *args: Any, shared: bool = True, **options: Any) -> Any:
+        """Make a task of a function; see ``celery.Celery.task``, and :class:`LiapTask` for the options of ours.
 
-            def make_shared(function: Callable[..., Any]) -> Any:
-                def join(app: Celery) -> None:
-                    if isinstance(app, LiapApp):  # after its own, which wait there already
-                        app._pending.append(PromiseProxy(app._join, (function, of_task)))
+        shared: whether the other apps of this package in this process get the task, too, but those that have one
+        of that name themselves; an app that is isolated for a test shares none. Celery would give it to every app:
+        one that is not ours would run it without its policies, and warns of its options.
+        """
+        make: Any = super().task(shared=False, **options)
+        if not (shared and self.shares_tasks):
+            return make(*args) if args else make
+        of_task = {name: value for name, value in options.items() if name not in ("lazy", "filter")}
 
-                connect_on_app_finalize(join)
-                return make(function)
+        def make_shared(function: Callable[..., Any]) -> Any:
+            def join(app: Celery) -> None:
+                if isinstance(app, LiapApp):  # after its own, which wait there already
+                    other: Any = app
+                    other._pending.append(PromiseProxy(other._join, (function, of_task)))
 
-            return make_shared(*args) if args else make_shared
+            connect_on_app_finalize(join)
+            return make(function)
+
+        return make_shared(*args) if args else make_shared
 
     def _join(self, function: Callable[..., Any], options: dict[str, Any]) -> Any:
         """Take a task that another app shares, unless there is one of that name."""
