@@ -48,6 +48,7 @@ class LiapConsumer(Consumer):
     """Celery's consumer, knowing events."""
 
     loop: Callable[..., Any]
+    connection: Any
     task_consumer: Any
     strategies: dict[str, Any]
     connection_errors: Any
@@ -142,6 +143,9 @@ class LiapConsumer(Consumer):
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         """Called when the connection is lost; Celery cancels what it knows to run."""
         self._hear_what_began()
+        connection: Any = self.connection
+        if connection is not None:
+            connection.close = partial(_close_broken, connection.close)
         super().on_connection_error_after_connected(exc)
 
     def cancel_active_requests(self) -> None:
@@ -258,6 +262,18 @@ class LiapConsumer(Consumer):
         for name in list(app.amqp.queues.consume_from):  # of a copy: another thread may subscribe meanwhile
             if name in events and not self.task_consumer.consuming_from(name):
                 self.add_task_queue(name)
+
+
+def _close_broken(close: Callable[[], None]) -> None:
+    """Close a connection that is lost.
+
+    kombu's redis transport gives back what is not acknowledged then, which fails while Redis is away, with an error that
+    ends the worker (kombu 5.7); the messages are in Redis, and come back after their ``visibility_timeout``.
+    """
+    try:
+        close()
+    except AttributeError:
+        logger.debug("a lost connection could not be closed", exc_info=True)
 
 
 @control_command(name=REFRESH_COMMAND)
