@@ -21,6 +21,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
+from amqp.exceptions import AccessRefused, NotAllowed
 from celery import states
 from celery.backends.base import DisabledBackend
 from celery.backends.rpc import RPCBackend
@@ -259,7 +260,7 @@ class _Sending:
 def _reached(app: LiapApp, work: Callable[[], T]) -> T:
     try:
         return work()
-    except OperationalError as error:
+    except (OperationalError, AccessRefused, NotAllowed) as error:  # wrong password, no such virtual host
         raise BrokerUnavailableError(
             f"the broker {_broker(app)} cannot be reached: {error}; start it, or check MESSAGE_QUEUE_URL"
         ) from error

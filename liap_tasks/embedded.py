@@ -97,12 +97,19 @@ class _Consumer(LiapConsumer):
 
         def refused(error: Exception, interval: float) -> None:
             self.controller.end_if_stopping()
+            self.controller.refused = error
             logger.error("broker %s cannot be reached, next try in %g s: %s", connection.as_uri(), interval, error)
 
         attempts = self.app.conf.broker_connection_max_retries
         connection = connection.ensure_connection(refused, attempts, callback=self.controller.end_if_stopping)
         self.first_connection_attempt = False
         return connection
+
+    def on_connection_error_before_connected(self, exc: Exception) -> None:
+        """Called when the broker lets nobody in: there is no such virtual host."""
+        self.controller.end_if_stopping()
+        self.controller.refused = exc
+        super().on_connection_error_before_connected(exc)
 
 
 class _Controller(WorkController):
@@ -115,6 +122,7 @@ class _Controller(WorkController):
 
     def __init__(self, *, consuming: threading.Event, stopping: threading.Event, **options: Any) -> None:
         self.failure: Exception | None = None
+        self.refused: Exception | None = None
         self._consuming = consuming
         self._stopping = stopping
         super().__init__(**options)
@@ -226,15 +234,15 @@ class EmbeddedWorker:
     def start(self, timeout: float = START_SECONDS) -> EmbeddedWorker:
         """Start and return when the worker consumes.
 
-        Raises EmbeddedWorkerError when it has not within ``timeout`` seconds, or ends with an error, which it names and
-        has as its cause; ConfigurationError for a wrong setting.
+        Raises EmbeddedWorkerError when it has not within ``timeout`` seconds, or ends with an error; it names that, or the
+        last one of connecting, and has it as its cause. Raises ConfigurationError for a wrong setting.
         """
         if self.running:
             raise EmbeddedWorkerError(f"worker {self.hostname} runs already")
         self.app.finalize()
         self.app.amqp.queues  # noqa: B018 - reads the configuration here, where an error can be caught
         self.app.backend  # noqa: B018 - else the first task looks through all installed packages for it, some 40 ms
-        self._failure = None
+        self._failure = self._controller = None
         self._stopping = threading.Event()
         self._workers_of_app().append(self)
         consuming = threading.Event()
@@ -248,7 +256,10 @@ class EmbeddedWorker:
             raise EmbeddedWorkerError(failed) from self._failure
         if not in_time:
             self._stopping.set()
-            raise EmbeddedWorkerError(f"worker {self.hostname} did not start to consume within {timeout:g} s")
+            refused = getattr(self._controller, "refused", None)
+            why = "" if refused is None else f": {refused!r}"
+            late = f"worker {self.hostname} did not start to consume within {timeout:g} s{why}"
+            raise EmbeddedWorkerError(late) from refused
         if self._wants_beat:
             self._beat = EmbeddedBeat(self.app)
             try:

@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager, nullcontext
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from amqp.exceptions import ChannelError
+from amqp.exceptions import AccessRefused, ChannelError
 from kombu import Connection
 from kombu.exceptions import OperationalError
 
@@ -179,6 +179,8 @@ class _ConnectionThread(threading.Thread):
 
     def _failure(self, error: BaseException) -> BaseException:
         """Return the error to raise for one, and let a connection or channel go that it has broken."""
+        if isinstance(error, AccessRefused) and self._connection is None:  # a wrong password
+            return self._unavailable(error)
         if isinstance(error, ChannelError):
             if self._channel is None or not self._channel.is_open:  # AMQP closes the channel of a refused operation
                 self._drop()

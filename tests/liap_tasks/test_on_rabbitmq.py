@@ -21,6 +21,7 @@ from liap_tasks import (
     DeadLetterReason,
     DeliveryOptions,
     EmbeddedWorker,
+    EmbeddedWorkerError,
     EventExchange,
     LiapApp,
     MessagePriority,
@@ -29,7 +30,9 @@ from liap_tasks import (
     configuration,
     dead_letters,
 )
+from liap_tasks.messaging import Message, MessageQueue
 from tests.liap_tasks.conftest import DEADLINE, Outcomes
+from transports import BrokerUnavailableError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -267,6 +270,28 @@ def test_a_subscriber_s_full_queue_is_known_to_the_publisher_of_an_event(
         asyncio.run(events.apublish("room.moved", {}))
     with pytest.raises(QueueFullError):
         events.send_to("tests.hears", "room.moved", {}, event_id="1")
+
+
+@pytest.mark.parametrize(("given", "wrong"), [(":guest@", ":wrong@"), ("//", "/nowhere")])
+def test_a_broker_that_lets_nobody_in_is_unavailable(
+    new_app: Callable[..., LiapApp], rabbitmq_url: str, given: str, wrong: str
+) -> None:
+    before, _, after = rabbitmq_url.rpartition(given)
+    app = new_app(message_queue_url=f"{before}{wrong}{after}")
+
+    @app.task(shared=False, name="tests.answered", ignore_result=False, fallback=lambda: "fallback")
+    def answered() -> str:
+        return "worker"
+
+    async def use() -> None:
+        assert await answered.call(timeout=DEADLINE) == "fallback"
+        for call in (answered.adelay(), MessageQueue("tests", url=app.conf.broker_url).enqueue(Message(1))):
+            with pytest.raises(BrokerUnavailableError, match=r"403|530"):
+                await call
+
+    asyncio.run(use())
+    with pytest.raises(EmbeddedWorkerError, match=r"403|530"):
+        EmbeddedWorker(app).start(timeout=3)
 
 
 def test_events_for_monitors_wait_for_no_confirmation(rabbit: Callable[..., LiapApp]) -> None:
