@@ -234,8 +234,8 @@ class EmbeddedWorker:
     def start(self, timeout: float = START_SECONDS) -> EmbeddedWorker:
         """Start and return when the worker consumes.
 
-        Raises EmbeddedWorkerError when it has not within ``timeout`` seconds, or ends with an error; it names that, or the
-        last one of connecting, and has it as its cause. Raises ConfigurationError for a wrong setting.
+        Raises EmbeddedWorkerError when it has not within ``timeout`` seconds, or ends with an error; it names that, or
+        the last one of connecting, and has it as its cause. Raises ConfigurationError for a wrong setting.
         """
         if self.running:
             raise EmbeddedWorkerError(f"worker {self.hostname} runs already")

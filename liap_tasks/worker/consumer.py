@@ -267,8 +267,8 @@ class LiapConsumer(Consumer):
 def _close_broken(close: Callable[[], None]) -> None:
     """Close a connection that is lost.
 
-    kombu's redis transport gives back what is not acknowledged then, which fails while Redis is away, with an error that
-    ends the worker (kombu 5.7); the messages are in Redis, and come back after their ``visibility_timeout``.
+    kombu's redis transport gives back what is not acknowledged then, which fails while Redis is away, with an error
+    that ends the worker (kombu 5.7); the messages are in Redis, and come back after their ``visibility_timeout``.
     """
     try:
         close()
