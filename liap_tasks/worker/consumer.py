@@ -146,7 +146,11 @@ class LiapConsumer(Consumer):
         connection: Any = self.connection
         if connection is not None:
             connection.close = partial(_close_broken, connection.close)
-        super().on_connection_error_after_connected(exc)
+        try:
+            super().on_connection_error_after_connected(exc)
+        finally:
+            if connection is not None:
+                del connection.close
 
     def cancel_active_requests(self) -> None:
         """Called by a cold shutdown."""
