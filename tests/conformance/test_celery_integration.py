@@ -26,7 +26,6 @@ SELECTED = (
     "test_tasks.py::test_tasks::test_reject_without_requeue_stores_failure",
     "test_tasks.py::test_tasks::test_task_retried_once",
     "test_tasks.py::test_tasks::test_task_retried_priority",
-    "test_tasks.py::test_trace_log_arguments",
     "test_canvas.py::test_chain::test_simple_chain",
     "test_canvas.py::test_chain::test_chain_inside_group_receives_arguments",
     "test_canvas.py::test_chain::test_chord_header_id_duplicated_on_rabbitmq_msg_duplication",

@@ -21,7 +21,7 @@ from liap_tasks import (
     RetryPolicy,
     dead_letters,
 )
-from tests.liap_tasks.conftest import DEADLINE, Outcomes
+from tests.liap_tasks.conftest import DEADLINE, Outcomes, wait_until
 
 Stats = Callable[..., dict[str, float]]
 NEVER = RetryPolicy(max_retries=0)
@@ -81,12 +81,9 @@ def test_a_batch_that_is_not_full_is_run_when_its_time_has_come(
 @EVERY_POOL
 def test_what_waits_is_run_when_the_worker_stops(batches: Batches, outcomes: Outcomes, stats: Stats, pool: Any) -> None:
     task = batches.task()
-    with EmbeddedWorker(batches.app, pool=pool):
+    with EmbeddedWorker(batches.app, pool=pool) as worker:
         task.delay(1)
-        for _ in range(10_000):
-            if stats(batches.app)["unacked"] == 1:
-                break
-            time.sleep(0.001)
+        wait_until(lambda: worker.waiting_for_batch == 1)
     assert batches.seen == [[1]]
     assert outcomes.next().state == "SUCCESS"
     assert (stats(batches.app)["acknowledged"], stats(batches.app)["ready"]) == (1, 0)
