@@ -11,7 +11,7 @@ wait before it gets to the pool (:mod:`liap_tasks.worker.waiting_lines`), one of
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 from amqp.exceptions import ChannelError, PreconditionFailed, RecoverableConnectionError
@@ -95,6 +95,7 @@ class LiapConsumer(Consumer):
         comes anew.
         """
 
+        @wraps(loop)
         def run(*args: Any) -> Any:
             try:
                 return loop(*args)

@@ -253,7 +253,7 @@ def test_an_event_with_an_ordering_key_is_retried_where_keys_mean_nothing(
     events.subscribe("room.#", "tests.hears")
     with EmbeddedWorker(app):
         events.publish("room.moved", {}, ordering_key="r1")
-        assert outcomes.states(2) == ["RETRY", "SUCCESS"]
+        assert sorted(outcomes.states(2)) == ["RETRY", "SUCCESS"]  # the second attempt may be told of first
 
 
 def test_a_subscriber_s_full_queue_is_known_to_the_publisher_of_an_event(
