@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 from uuid import uuid4
 
-from celery import Celery, bootsteps, signals
+from celery import Celery, signals
 from celery.exceptions import WorkerShutdown
 from celery.utils.log import get_logger
 from celery.worker import WorkController
@@ -125,6 +125,7 @@ class _Controller(WorkController):
         self.refused: Exception | None = None
         self._consuming = consuming
         self._stopping = stopping
+        self._ending = False
         super().__init__(**options)
         self.pool.stopping = stopping
 
@@ -137,8 +138,13 @@ class _Controller(WorkController):
         self._consuming.set()
 
     def end_if_stopping(self) -> None:
-        """Raise Celery's WorkerShutdown if the worker is to stop; to be called in the worker's own thread."""
-        if self._stopping.is_set():
+        """Raise Celery's WorkerShutdown if the worker is to stop; to be called in the worker's own thread.
+
+        Once: raised again while the worker stops (a command comes while it waits for a last answer of the broker) it
+        would break that off, with its connections open.
+        """
+        if self._stopping.is_set() and not self._ending:
+            self._ending = True
             raise WorkerShutdown(0)
 
     def _process_task(self, req: Any) -> None:
@@ -161,12 +167,6 @@ class _Controller(WorkController):
         # Celery's own also changes the default timeout of every new socket in the process (celery 5.7).
         self.blueprint.stop(self, terminate=not warm)
         self.blueprint.join()
-
-
-def _end_if_stopping(consumer: Any) -> None:
-    """End a worker that is to stop, unless it is about to already."""
-    if consumer.blueprint.state == bootsteps.RUN:  # type: ignore[attr-defined]  # not in the stubs
-        consumer.controller.end_if_stopping()
 
 
 @control_command(name=STOP_COMMAND)
@@ -311,7 +311,7 @@ class EmbeddedWorker:
             self._workers_of_app().remove(self)
         if thread is not None and thread.is_alive():
             self._stopping.set()
-            self._ask(STOP_COMMAND, _end_if_stopping)
+            self._ask(STOP_COMMAND, lambda consumer: consumer.controller.end_if_stopping())
             thread.join(timeout)
             if thread.is_alive():
                 raise EmbeddedWorkerError(

@@ -16,6 +16,7 @@ from celery import _state
 from celery.worker import state
 
 from liap_tasks import ConfigurationError, EmbeddedWorker, EmbeddedWorkerError, EventExchange, LiapApp, create_app
+from liap_tasks.worker.consumer import LiapConsumer
 from tests.liap_tasks.conftest import DEADLINE, Outcomes
 
 Stats = Callable[..., dict[str, float]]
@@ -124,6 +125,22 @@ def test_stopping_lets_running_tasks_end_and_gives_the_rest_back(
     left = stats(app)
     assert left["acknowledged"] == running
     assert (left["ready"], left["unacked"]) == (7 - running, 0)
+
+
+def test_a_worker_that_is_told_again_while_it_stops_closes_its_connections(
+    app: LiapApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_consumer, stopped = LiapConsumer.stop, []
+
+    def stop_and_hear_of_it_again(consumer: Any) -> None:
+        consumer.controller.end_if_stopping()  # as where it waits for an answer of the broker, and a command comes
+        stop_consumer(consumer)
+        stopped.append(consumer)
+
+    monkeypatch.setattr(LiapConsumer, "stop", stop_and_hear_of_it_again)
+    with EmbeddedWorker(app):
+        pass
+    assert [consumer.connection for consumer in stopped] == [None]
 
 
 def test_a_worker_that_is_busy_for_too_long_says_so(app: LiapApp) -> None:
