@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
 
@@ -13,6 +14,7 @@ import pytest
 from celery.exceptions import Reject
 
 from liap_tasks import DeadLetterReason, EmbeddedWorker, EventExchange, LiapApp, RetryPolicy, dead_letters
+from liap_tasks.worker.consumer import LiapConsumer
 from tests.liap_tasks.conftest import DEADLINE, Outcomes, wait_until
 
 Stats = Callable[..., dict[str, float]]
@@ -42,6 +44,14 @@ class Listeners:
 
     def names(self) -> Counter[str]:
         return Counter(name for name, _ in self.got)
+
+
+@contextmanager
+def untold_worker(app: LiapApp) -> Iterator[None]:
+    """Run a worker that the app tells nothing: one of Celery's own program, say, in this process."""
+    with EmbeddedWorker(app, pool="solo") as worker:
+        app.embedded_workers.remove(worker)
+        yield
 
 
 @pytest.fixture
@@ -273,6 +283,49 @@ def test_what_waits_for_a_task_that_unsubscribes_stays_in_its_queue(
     listeners.events.subscribe("#", "tests.slow")
     with EmbeddedWorker(listeners.app):
         wait_until(lambda: stats(listeners.app, "tests.slow")["acknowledged"] == 40)
+
+
+def test_a_worker_goes_on_when_somebody_subscribes_while_it_takes_up_the_queues(
+    listeners: Listeners, outcomes: Outcomes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_queue = LiapConsumer.add_task_queue
+
+    def subscribe_another(consumer: LiapConsumer, queue: str) -> Any:
+        if queue == "tests.late":
+            listeners.add("tests.later")
+        return add_queue(consumer, queue)
+
+    monkeypatch.setattr(LiapConsumer, "add_task_queue", subscribe_another)
+    with untold_worker(listeners.app):
+        listeners.add("tests.late")
+        for number in range(2):  # the first one makes the worker look
+            listeners.app.tasks["tests.late"].delay({"n": number})
+            assert outcomes.next().state == "SUCCESS"
+
+    assert listeners.names() == {"tests.late": 2}
+
+
+def test_a_worker_that_nobody_tells_of_it_leaves_what_waits_there_too(
+    listeners: Listeners, outcomes: Outcomes, stats: Stats
+) -> None:
+    @listeners.app.task(shared=False, name="tests.leaves")
+    def leaves(body: dict[str, Any]) -> None:
+        listeners.events.unsubscribe("tests.leaves")
+
+    @listeners.app.task(shared=False, name="tests.work")
+    def work() -> None: ...
+
+    listeners.events.subscribe("#", "tests.leaves")
+    for number in range(3):
+        listeners.events.publish("game.a", {"n": number})
+    with untold_worker(listeners.app):
+        assert outcomes.next().task == "tests.leaves"
+        for _ in range(5):  # meanwhile it could have delivered the others again and again
+            work.delay()
+            assert outcomes.next().task == "tests.work"
+
+    assert stats(listeners.app, "tests.leaves")["ready"] == 2
+    assert dead_letters.peek(listeners.app) == []
 
 
 def test_a_queue_that_serves_other_things_is_still_consumed_when_its_subscribers_leave(
