@@ -1,6 +1,6 @@
 """What goes wrong around an attempt: in ``before_start``, where its result is encoded and stored, in Celery's hooks.
 
-An attempt decides what becomes of its message (:mod:`liap_tasks.attempt`). Celery's tracer does more than call it, and
+An attempt decides what becomes of its message (:mod:`liap_tasks.ending`). Celery's tracer does more than call it, and
 what fails there ends the call as failed, its caller and error callbacks are told, and its message is acknowledged. So
 it becomes a dead letter here, before that. There is no retry: the call has been told to have failed.
 
@@ -25,7 +25,7 @@ from celery.exceptions import Reject
 from celery.utils.log import get_logger
 from celery.utils.serialization import get_pickleable_exception
 
-from liap_tasks import attempt
+from liap_tasks import ending
 from liap_tasks.giving_up import may_end
 from liap_tasks.policies import DeadLetter, DeadLetterReason
 
@@ -46,8 +46,8 @@ def complete(task: LiapTask, trace: Tracer) -> Tracer:
     """Return Celery's tracer of a task as one that leaves no failure without a decision, and lets none out."""
 
     def traced(uuid: str, args: Any, kwargs: Any, request: dict[str, Any] | None = None) -> Any:
-        fate = attempt.Fate(uuid)
-        token = attempt.FATE.set(fate)
+        fate = ending.Fate(uuid)
+        token = ending.FATE.set(fate)
         try:
             outcome = trace(uuid, args, kwargs, request)
             info = outcome[1]
@@ -58,11 +58,11 @@ def complete(task: LiapTask, trace: Tracer) -> Tracer:
         except Reject as verdict:  # raised by a hook, or no dead letter was possible
             return _outcome(states.REJECTED, verdict)
         except BaseException as error:
-            if attempt.ends_more_than_attempt(error):
+            if ending.ends_more_than_attempt(error):
                 raise
             return _outcome_of_failed_tracer(task, _context(args, kwargs, request), fate, error)
         finally:
-            attempt.FATE.reset(token)
+            ending.FATE.reset(token)
         return outcome
 
     return traced
@@ -78,8 +78,8 @@ def _keep(task: LiapTask, context: Context, error: BaseException) -> None:
         return
     task.request_stack.push(context)
     try:
-        attempt.note_attempt(task, error)
-        attempt.bury(task, FAILED_AROUND, error)
+        ending.note_attempt(task, error)
+        ending.bury(task, FAILED_AROUND, error)
     finally:
         task.request_stack.pop()
     if task.unique is not None:
@@ -92,9 +92,9 @@ def _outcome(state: str, error: Exception) -> Any:
     return trace_ok_t(info, TraceInfo(state, error), None, None)
 
 
-def _outcome_of_failed_tracer(task: LiapTask, context: Any, fate: attempt.Fate, error: BaseException) -> Any:
+def _outcome_of_failed_tracer(task: LiapTask, context: Any, fate: ending.Fate, error: BaseException) -> Any:
     logger.critical("%s[%s] failed outside of its attempt", task.name, context.id, exc_info=error)
-    told: Exception = get_pickleable_exception(attempt.to_be_told(error))
+    told: Exception = get_pickleable_exception(ending.to_be_told(error))
     told = told.with_traceback(error.__traceback__)
     try:
         if not fate.decided:

@@ -33,9 +33,11 @@ from celery.app.task import Context
 from celery.exceptions import SoftTimeLimitExceeded
 from pydantic import BaseModel, ValidationError
 
-from liap_tasks.attempt import ends_more_than_attempt, run_attempt, time_left
+from liap_tasks.attempt import run_attempt
 from liap_tasks.coroutines.running import in_prefork_child, run_coroutine
+from liap_tasks.ending import ends_more_than_attempt
 from liap_tasks.giving_up import may_end
+from liap_tasks.limits import time_left
 from liap_tasks.metadata import MessageMetadata
 from liap_tasks.policies import DeadLetter, DeadLetterReason
 from liap_tasks.settings import settings_of

@@ -31,7 +31,7 @@ from celery.utils.log import get_logger
 from kombu import Queue
 from kombu.utils.uuid import uuid
 
-from liap_tasks import attempt, dead_letters
+from liap_tasks import dead_letters, ending
 from liap_tasks.coroutines.running import beside_loop
 from liap_tasks.errors import DeadLetterError, RoutingError
 from liap_tasks.keys import headers_of_keys
@@ -68,7 +68,7 @@ def keep_call(app: LiapApp, name: str, args: Any, kwargs: Any, options: Mapping[
             beside_loop(ended, publish)
         except DeadLetterError as failure:
             logger.critical("%s; task %s[%s] goes back to its queue", failure, ended.name, ended.request.id)
-            raise attempt.back_to_its_queue(failure) from error
+            raise ending.back_to_its_queue(failure) from error
     result: Any = app.AsyncResult(call.id)
     result.ignored = bool(options.get("ignore_result"))
     backend: Any = app.backend
@@ -88,7 +88,7 @@ def keep_task(error: Exception) -> None:
     """
     ended = _ended_task()
     if ended is not None:
-        attempt.bury(
+        ending.bury(
             ended,
             DeadLetter(
                 DeadLetterReason.PROCESSING_FAILED, "its work was done, but what follows it could not be published"

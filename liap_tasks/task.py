@@ -5,7 +5,7 @@
     @app.task(retry_policy=RetryPolicy(max_retries=5, initial_delay=0.2), timeout=10)
     def settle(game_id: str) -> None: ...
 
-How an attempt runs and ends is in :mod:`liap_tasks.attempt`.
+How an attempt runs is in :mod:`liap_tasks.attempt`, how it ends in :mod:`liap_tasks.ending`.
 """
 
 from __future__ import annotations
@@ -21,14 +21,16 @@ from celery.exceptions import Retry as CeleryRetry
 from celery.utils.log import get_logger
 
 from liap_tasks import around_attempt, calls
-from liap_tasks.attempt import OuterLimit, back_to_its_queue, note_attempt, note_decided, run_attempt
+from liap_tasks.attempt import run_attempt
 from liap_tasks.calls import AwaitableResult
 from liap_tasks.continuation import keep_call
 from liap_tasks.coroutines.running import is_coroutine_task
 from liap_tasks.dead_letters import UNSENDABLE
+from liap_tasks.ending import back_to_its_queue, note_attempt, note_decided
 from liap_tasks.giving_up import given_up
 from liap_tasks.handlers import MessageFilter
 from liap_tasks.keys import Key, headers_of_retry, key_of
+from liap_tasks.limits import OuterLimit
 from liap_tasks.metadata import MessageMetadata, deadline_in
 from liap_tasks.policies import (
     DeadLetter,

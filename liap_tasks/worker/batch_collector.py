@@ -25,8 +25,8 @@ from uuid import uuid4
 from celery.concurrency.base import apply_target
 from celery.utils.log import get_logger
 
-from liap_tasks.attempt import now_of, time_left
 from liap_tasks.batches import BatchTask
+from liap_tasks.limits import now_of, time_left
 
 __all__ = ["BatchCollector", "window_of"]
 

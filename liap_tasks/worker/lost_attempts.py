@@ -1,6 +1,6 @@
 """Attempts that could not end by themselves: their process died, or was killed for taking too long.
 
-What an attempt decides in its own process (:mod:`liap_tasks.attempt`) is decided here for it, in the worker's own: it
+What an attempt decides in its own process (:mod:`liap_tasks.ending`) is decided here for it, in the worker's own: it
 has failed with ``WorkerLostError`` or ``TimeLimitExceeded``, and the task's retry policy says whether there is
 another. The retry is published, or the dead letter is safe, before the message is acknowledged; else it goes back to
 its queue. So a message that kills its process is tried as often as any that fails, never in a loop.
@@ -17,7 +17,7 @@ from celery.app.task import Context
 from celery.exceptions import TimeLimitExceeded
 from celery.utils.log import get_logger
 
-from liap_tasks import attempt, dead_letters
+from liap_tasks import dead_letters, ending
 from liap_tasks.errors import DeadLetterError
 from liap_tasks.policies import DeadLetter, DeadLetterReason, Retry
 from liap_tasks.received import received_message
@@ -49,16 +49,16 @@ def end_lost_attempt(task: LiapTask, context: Context, error: Exception, traceba
     """
     task.request_stack.push(context)
     try:
-        decision = attempt.decide(task, error)
-        attempt.note_attempt(task, error)
-        ending = _publish_retry(task, context, decision) if isinstance(decision, Retry) else None
-        if ending is None:
-            ending = _publish_dead_letter(task, context, _verdict(decision, error), error, traceback)
+        decision = ending.decide(task, error)
+        ending.note_attempt(task, error)
+        ended = _publish_retry(task, context, decision) if isinstance(decision, Retry) else None
+        if ended is None:
+            ended = _publish_dead_letter(task, context, _verdict(decision, error), error, traceback)
     finally:
         task.request_stack.pop()
-    if task.unique is not None and (ending is Ending.DEAD or task.unique.until == "running"):
+    if task.unique is not None and (ended is Ending.DEAD or task.unique.until == "running"):
         task.app.unique_locks.release_call(task, context)
-    return ending
+    return ended
 
 
 def _verdict(decision: DeadLetter | Retry, error: Exception) -> DeadLetter:
@@ -80,7 +80,7 @@ def _publish_retry(task: LiapTask, context: Any, decision: Retry) -> Ending | No
         return None
     except Exception as failure:  # noqa: BLE001 - whatever it was, the message must not be lost
         logger.critical("the retry of %s[%s] could not be published: %r", task.name, context.id, failure)
-        time.sleep(attempt.PAUSE_BEFORE_REQUEUE)
+        time.sleep(ending.PAUSE_BEFORE_REQUEUE)
         return Ending.BACK
     return Ending.RETRIED
 
@@ -91,7 +91,7 @@ def _publish_dead_letter(task: LiapTask, context: Any, verdict: DeadLetter, erro
             dead_letters.publish(task.app, context, task=task.name, verdict=verdict, error=error, traceback=traceback)
         except DeadLetterError as failure:
             logger.critical("%s; its message goes back to its queue", failure)
-            time.sleep(attempt.PAUSE_BEFORE_REQUEUE)
+            time.sleep(ending.PAUSE_BEFORE_REQUEUE)
             return Ending.BACK
         marked_as_dead_letter(error)
     return Ending.DEAD

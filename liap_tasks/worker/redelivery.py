@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery.utils.log import get_logger
 
-from liap_tasks import attempt
+from liap_tasks import ending
 from liap_tasks.configuration import DELIVERY_LIMIT
 from liap_tasks.dead_letters import KEPT_PROPERTIES
 from liap_tasks.policies import DeadLetterReason
@@ -77,7 +77,7 @@ def put_back_counted(app: LiapApp, message: Any, queue: str, errors: Any) -> boo
         return False
     except Exception as failure:  # noqa: BLE001 - the message must go back, whatever it was
         logger.critical("a redelivered message of %s could not be counted, it goes back: %r", queue, failure)
-        time.sleep(attempt.PAUSE_BEFORE_REQUEUE)
+        time.sleep(ending.PAUSE_BEFORE_REQUEUE)
         message.reject_log_error(logger, errors, requeue=True)
         return True
     message.ack_log_error(logger, errors)

@@ -20,8 +20,8 @@ from celery.worker.request import Request
 from celery.worker.state import task_ready
 from kombu.utils.encoding import safe_repr, safe_str
 
-from liap_tasks import attempt
 from liap_tasks.errors import AttemptAbortedError
+from liap_tasks.limits import time_left
 from liap_tasks.policies import DeadLetterReason
 from liap_tasks.received import ATTRIBUTE as RECEIVED
 from liap_tasks.received import ReceivedMessage
@@ -96,7 +96,7 @@ class LiapRequest(Request):
     def _keep_to_deadline(self) -> None:
         """Lower the time limits, which the pool enforces, to what the message's deadline leaves."""
         task: Any = self.task
-        left = attempt.time_left(task, self.request_dict["headers"]) if hasattr(task, "fallback") else None
+        left = time_left(task, self.request_dict["headers"]) if hasattr(task, "fallback") else None
         if left is None or left <= 0:  # too late: the attempt ends before its task begins
             return
         hard, soft = self.time_limits

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery.utils.log import get_logger
 
-from liap_tasks import attempt, dead_letters
+from liap_tasks import dead_letters, ending
 from liap_tasks.errors import DeadLetterError
 from liap_tasks.policies import DeadLetter, DeadLetterReason
 
@@ -114,7 +114,7 @@ def keep(
         dead_letters.publish_message(app, message, queue=queue, verdict=DeadLetter(reason, detail), error=error)
     except DeadLetterError as failure:
         logger.critical("%s; it goes back to its queue", failure)
-        time.sleep(attempt.PAUSE_BEFORE_REQUEUE)  # it will be delivered again at once
+        time.sleep(ending.PAUSE_BEFORE_REQUEUE)  # it will be delivered again at once
         message.reject_log_error(logger, errors, requeue=True)
         return False
     app.unique_locks.release_message(message.headers)

@@ -12,7 +12,7 @@ import pytest
 from celery.signals import task_postrun
 from kombu import pools
 
-from liap_tasks import LiapApp, attempt, create_app, load_settings
+from liap_tasks import LiapApp, create_app, ending, load_settings
 
 DEADLINE = 10.0
 
@@ -68,7 +68,7 @@ def clock() -> Clock:
 @pytest.fixture(autouse=True)
 def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let messages that go back to their queue go at once."""
-    monkeypatch.setattr(attempt, "PAUSE_BEFORE_REQUEUE", 0.0)
+    monkeypatch.setattr(ending, "PAUSE_BEFORE_REQUEUE", 0.0)
 
 
 @pytest.fixture
