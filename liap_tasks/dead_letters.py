@@ -38,6 +38,7 @@ __all__ = [
     "HEADER",
     "UNSENDABLE",
     "DeadLetterRecord",
+    "as_text",
     "count",
     "death_record",
     "look_into",
@@ -203,8 +204,8 @@ def publish_message(
     info = message.delivery_info or {}
     record = death_record(
         verdict,
-        task=task or _text(headers.get("task")),
-        id=_text(headers.get("id")),
+        task=task or as_text(headers.get("task")),
+        id=as_text(headers.get("id")),
         queue=queue,
         exchange=info.get("exchange") or "",
         routing_key=info.get("routing_key") or "",
@@ -361,8 +362,8 @@ def _record(message: Any) -> DeadLetterRecord:
     metadata = MessageMetadata.from_headers(headers)
     args, kwargs = _call(message)
     common: dict[str, Any] = {
-        "task": _text(headers.get("task")),
-        "id": _text(headers.get("id")),
+        "task": as_text(headers.get("task")),
+        "id": as_text(headers.get("id")),
         "correlation_id": metadata.correlation_id,
         "args": args,
         "kwargs": kwargs,
@@ -393,5 +394,6 @@ def _call(message: Any) -> tuple[tuple[Any, ...] | None, dict[str, Any] | None]:
         return None, None
 
 
-def _text(value: Any) -> str | None:
+def as_text(value: Any) -> str | None:
+    """Return what other software may have written in place of a text; None stays None."""
     return None if value is None else str(value)

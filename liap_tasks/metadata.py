@@ -18,7 +18,7 @@ HEADER = "liap"
 MAX_ATTEMPTS = 20
 MAX_ERROR_TEXT = 300
 MAX_REPLAYS = 1_000_000
-LAST_MOMENT = 1e12  # POSIX seconds; no clock can wait longer
+LAST_DEADLINE = 1e12  # POSIX seconds; no clock can wait longer
 
 
 class Attempt(BaseModel):
@@ -92,7 +92,7 @@ def deadline_in(headers: Mapping[str, Any] | None) -> float | None:
     """Return the deadline that the headers of a message carry, without reading the rest of its metadata."""
     table = (headers or {}).get(HEADER)
     deadline = table.get("deadline") if isinstance(table, Mapping) else None
-    return float(deadline) if isinstance(deadline, int | float) and abs(deadline) <= LAST_MOMENT else None
+    return float(deadline) if isinstance(deadline, int | float) and abs(deadline) <= LAST_DEADLINE else None
 
 
 def text_of(error: BaseException) -> str:

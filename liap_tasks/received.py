@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from kombu.serialization import loads, prepare_accept_content
 
-__all__ = ["ATTRIBUTE", "ReceivedMessage", "received_message"]
+__all__ = ["ATTRIBUTE", "ReceivedMessage", "received_message", "sent_call"]
 
 ATTRIBUTE = "liap_received"
 """The name by which a request has it."""
@@ -39,17 +39,21 @@ class ReceivedMessage(NamedTuple):
             message.properties or {},
         )
 
-    def call(self, app: Any) -> tuple[Any, Any]:
-        """Return the arguments, positional and by name, that it was sent with."""
-        accept = prepare_accept_content(app.conf.accept_content)
-        content_type, encoding = self.content_type or "", self.content_encoding or ""
-        payload: Any = loads(self.body, content_type, encoding, accept=accept)
-        if isinstance(payload, dict):  # protocol 1
-            return payload.get("args", ()), payload.get("kwargs", {})
-        return payload[0], payload[1]
-
 
 def received_message(request: Any) -> ReceivedMessage | None:
     """Return the message of a task's request (Celery's Context); None in eager mode, where there is none."""
     received: ReceivedMessage | None = getattr(request, ATTRIBUTE, None)
     return received
+
+
+def sent_call(request: Any, app: Any) -> tuple[Any, Any]:
+    """Return the arguments, positional and by name, that the call of a request was sent with; (None, None) eagerly."""
+    received = received_message(request)
+    if received is None:
+        return None, None
+    accept = prepare_accept_content(app.conf.accept_content)
+    content_type, encoding = received.content_type or "", received.content_encoding or ""
+    payload: Any = loads(received.body, content_type, encoding, accept=accept)
+    if isinstance(payload, dict):  # protocol 1
+        return payload.get("args", ()), payload.get("kwargs", {})
+    return payload[0], payload[1]

@@ -110,10 +110,8 @@ class Replies:
 
     def forget(self, task_id: str, future: Future[Meta] | None) -> None:
         """Expect an answer by this future no longer."""
-        if (
-            not self.usable
-        ):  # a forked child drops its copy of a handle: the lock may be held by a thread that it has not
-            return
+        if not self.usable:
+            return  # a forked child drops its copy of a handle: the lock may be held by a thread that it has not
         with self._lock:
             waiting = self._waiting.pop(task_id, None)
             if waiting is None:

@@ -43,7 +43,7 @@ from liap_tasks.policies import (
 )
 from liap_tasks.policies.deadline import deadline_from
 from liap_tasks.policies.durations import TEN_YEARS, in_seconds
-from liap_tasks.received import received_message
+from liap_tasks.received import sent_call
 from liap_tasks.settings import settings_of
 from liap_tasks.unique.keeper import HeldLock
 from liap_tasks.unique.publishing import continues_a_call, publish_unique
@@ -328,9 +328,8 @@ class LiapTask(Task[Any, Any]):
             note_attempt(self, exc or sys.exc_info()[1])
         if countdown is None and not eta:
             countdown = self.retry_policy.delay(self.attempt, _rng)
-        received = received_message(request)
-        if received is not None and (args is None or kwargs is None):
-            sent_args, sent_kwargs = received.call(self.app)
+        if args is None or kwargs is None:
+            sent_args, sent_kwargs = sent_call(request, self.app)
             args, kwargs = sent_args if args is None else args, sent_kwargs if kwargs is None else kwargs
         try:
             retried = super().retry(args, kwargs, exc, throw, eta, countdown, limit, **options)

@@ -22,6 +22,7 @@ from celery.utils.log import get_logger
 
 from liap_tasks import dead_letters
 from liap_tasks.dead_letter_store.letter import LAST_MOMENT, Letter, LetterState
+from liap_tasks.dead_letters import as_text
 from liap_tasks.events import EVENT_HEADER, EVENT_TASK, EventExchange, delivery_id
 from liap_tasks.metadata import MessageMetadata
 from liap_tasks.policies import DeadLetterPolicy, DeadLetterReason
@@ -83,13 +84,13 @@ class LetterReader:
             headers.pop("compression", None)  # kombu has undone it
         metadata = MessageMetadata.from_headers(headers)
         body = _body(message)
-        story = self._story(message, headers, body, now)
+        story = self._story(message, headers, metadata, body, now)
         letter = Letter(
             **story,
             headers=headers,
             properties=_properties(message),
-            content_type=_text(message.content_type),
-            content_encoding=_text(message.content_encoding),
+            content_type=as_text(message.content_type),
+            content_encoding=as_text(message.content_encoding),
             body=body,
             correlation_id=metadata.correlation_id,
             replayed_from=metadata.replayed_from,
@@ -98,42 +99,44 @@ class LetterReader:
         # Nobody waits any more for the answer to a call with a deadline.
         return letter, letter.task is not None and metadata.deadline is None
 
-    def _story(self, message: Any, headers: dict[str, Any], body: bytes, now: float) -> dict[str, Any]:
+    def _story(
+        self, message: Any, headers: dict[str, Any], metadata: MessageMetadata, body: bytes, now: float
+    ) -> dict[str, Any]:
         own = headers.get(dead_letters.HEADER)
         if isinstance(own, Mapping):
             return _task_side(own, headers, now)
         deaths = headers.get("x-death")
         if isinstance(deaths, list) and deaths and isinstance(deaths[0], Mapping):
-            return self._broker_side(message, deaths[0], headers, body, now)
+            return self._broker_side(message, deaths[0], headers, metadata, body, now)
         info = message.delivery_info or {}
         return {
             "id": str(uuid4()),
             "reason": DeadLetterReason.MANUAL,
             "detail": "published to the dead letters by other software",
-            "task": _text(headers.get("task")),
-            "task_id": _text(headers.get("id")),
-            "queue": _text(info.get("routing_key")) or "",
-            "routing_key": _text(info.get("routing_key")) or "",
+            "task": as_text(headers.get("task")),
+            "task_id": as_text(headers.get("id")),
+            "queue": as_text(info.get("routing_key")) or "",
+            "routing_key": as_text(info.get("routing_key")) or "",
             "died_at": now,
         }
 
     def _broker_side(
-        self, message: Any, death: Mapping[str, Any], headers: dict[str, Any], body: bytes, now: float
+        self,
+        message: Any,
+        death: Mapping[str, Any],
+        headers: dict[str, Any],
+        metadata: MessageMetadata,
+        body: bytes,
+        now: float,
     ) -> dict[str, Any]:
-        queue = _text(death.get("queue")) or ""
-        reason = _text(death.get("reason")) or DeadLetterReason.REJECTED
+        queue = as_text(death.get("queue")) or ""
+        reason = as_text(death.get("reason")) or DeadLetterReason.REJECTED
         keys = death.get("routing-keys") or [""]
-        task, task_id, detail = _text(headers.get("task")), _text(headers.get("id")), ""
+        task, task_id, detail = as_text(headers.get("task")), as_text(headers.get("id")), ""
         if task == EVENT_TASK:
             task, task_id, detail = self._subscriber(queue, headers)
         named = headers.get("id") or message.properties.get("message_id")
-        place = [
-            queue,
-            reason,
-            death.get("count"),
-            death.get("time"),
-            MessageMetadata.from_headers(headers).replayed_from,
-        ]
+        place = [queue, reason, death.get("count"), death.get("time"), metadata.replayed_from]
         digest = hashlib.sha256(body).hexdigest()
         identity = uuid5(NAMESPACE_URL, "/".join(map(str, (named, *place, digest)))) if named else uuid4()
         return {
@@ -143,9 +146,9 @@ class LetterReader:
             "task": task,
             "task_id": task_id,
             "queue": queue,
-            "exchange": _text(death.get("exchange")) or "",
-            "routing_key": _text(keys[0]) or "",
-            "attempts": [attempt.model_dump(mode="json") for attempt in MessageMetadata.from_headers(headers).attempts],
+            "exchange": as_text(death.get("exchange")) or "",
+            "routing_key": as_text(keys[0]) or "",
+            "attempts": [attempt.model_dump(mode="json") for attempt in metadata.attempts],
             "died_at": _seconds(death.get("time"), now),
         }
 
@@ -155,7 +158,7 @@ class LetterReader:
         origin = origin if isinstance(origin, Mapping) else {}
         exchange = self._exchanges.get(str(origin.get("exchange", "")))
         tasks = exchange.recipients(queue, str(origin.get("routing_key", "")), headers) if exchange else []
-        event_id = _text(headers.get("id"))
+        event_id = as_text(headers.get("id"))
         if len(tasks) == 1:
             return tasks[0], delivery_id(event_id or "", tasks[0]), ""
         # One message for several: they get it together again.
@@ -165,13 +168,13 @@ class LetterReader:
 def _task_side(own: Mapping[str, Any], headers: dict[str, Any], now: float) -> dict[str, Any]:
     attempts = own.get("attempts")
     return {
-        "id": _text(own.get("letter_id")) or str(uuid4()),
-        "reason": _text(own.get("reason")) or DeadLetterReason.MANUAL,
-        "detail": _text(own.get("detail")) or "",
-        "task": _text(own.get("task")) or _text(headers.get("task")),
-        "task_id": _text(own.get("id")) or _text(headers.get("id")),
-        **{name: _text(own.get(name)) or "" for name in ("queue", "exchange", "routing_key")},
-        **{name: _text(own.get(name)) for name in ("exception", "message", "traceback")},
+        "id": as_text(own.get("letter_id")) or str(uuid4()),
+        "reason": as_text(own.get("reason")) or DeadLetterReason.MANUAL,
+        "detail": as_text(own.get("detail")) or "",
+        "task": as_text(own.get("task")) or as_text(headers.get("task")),
+        "task_id": as_text(own.get("id")) or as_text(headers.get("id")),
+        **{name: as_text(own.get(name)) or "" for name in ("queue", "exchange", "routing_key")},
+        **{name: as_text(own.get(name)) for name in ("exception", "message", "traceback")},
         "attempts": [dict(one) for one in attempts if isinstance(one, Mapping)] if isinstance(attempts, list) else [],
         "died_at": _seconds(own.get("at"), now),
     }
@@ -195,10 +198,6 @@ def _properties(message: Any) -> dict[str, Any]:
     if priority is not None:
         properties.setdefault("priority", priority)
     return properties
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)
 
 
 def _seconds(value: Any, default: float) -> float:

@@ -300,11 +300,11 @@ class _Refused:
     pause: float
 
 
-def _call(method: WeakMethod[Any], *args: Any) -> None:
+def _call(method: WeakMethod[Any]) -> None:
     """Call a method of an object if that is still there."""
     bound = method()
     if bound is not None:
-        bound(*args)
+        bound()
 
 
 def _cancel_delayed(queue: str, message_id: str, channel: Any) -> int:

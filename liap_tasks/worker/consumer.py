@@ -33,6 +33,7 @@ from liap_tasks.worker.redelivery import HEADER as REDELIVERIES
 from liap_tasks.worker.redelivery import PAUSE_WHILE_FULL, put_back_counted
 from liap_tasks.worker.unreadable import Kept, flaw_of, keep
 from liap_tasks.worker.waiting_lines import WaitingLines
+from transports import QueueFullError
 
 __all__ = ["LiapConsumer"]
 
@@ -66,7 +67,7 @@ class LiapConsumer(Consumer):
         super().__init__(*args, **options)
         self.loop = self._losing_channel_as_connection(self.loop)
         self._queue_of: dict[str | None, str] = {}
-        self._held: list[Any] = []  # delivered before, their queue is full
+        self._held: dict[Any, None] = {}  # messages that were delivered before, and whose queue is full
         if self.initial_prefetch_count:  # 0: the prefetch is not limited
             room = self.initial_prefetch_count + window_of(self.app.tasks.values())
             self.initial_prefetch_count = min(room, PREFETCH_MAX)
@@ -215,15 +216,20 @@ class LiapConsumer(Consumer):
     def _put_back(self, message: Any) -> None:
         """Put a message that was delivered before back into its queue, counted; hold it as long as that is full."""
         app: Any = self.app
-        if put_back_counted(app, message, self.queue_of(message), self.connection_errors):
+        try:
+            put_back_counted(app, message, self.queue_of(message), self.connection_errors)
+        except QueueFullError as full:
+            if message not in self._held:
+                logger.warning(
+                    "message %s was delivered before and is held to be counted: %s", message.headers.get("id"), full
+                )
+                self._held[message] = None
+                self._widen_prefetch(1)
+            self._call_after(PAUSE_WHILE_FULL, self.call_soon, (self._put_back_held, message))
+        else:
             if message in self._held:
-                self._held.remove(message)
+                del self._held[message]
                 self._widen_prefetch(-1)
-            return
-        if message not in self._held:
-            self._held.append(message)
-            self._widen_prefetch(1)
-        self._call_after(PAUSE_WHILE_FULL, self.call_soon, (self._put_back_held, message))
 
     def _put_back_held(self, message: Any) -> None:
         """Try again, unless the connection by which it came is gone: then it is delivered anew."""

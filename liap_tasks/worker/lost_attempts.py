@@ -20,7 +20,7 @@ from celery.utils.log import get_logger
 from liap_tasks import dead_letters, ending
 from liap_tasks.errors import DeadLetterError
 from liap_tasks.policies import DeadLetter, DeadLetterReason, Retry
-from liap_tasks.received import received_message
+from liap_tasks.received import sent_call
 from liap_tasks.task_statistics import marked_as_dead_letter
 
 if TYPE_CHECKING:
@@ -70,8 +70,7 @@ def _verdict(decision: DeadLetter | Retry, error: Exception) -> DeadLetter:
 def _publish_retry(task: LiapTask, context: Any, decision: Retry) -> Ending | None:
     """Publish another attempt; None if that will never be possible."""
     try:
-        received = received_message(context)
-        args, kwargs = (None, None) if received is None else received.call(task.app)
+        args, kwargs = sent_call(context, task.app)
         task.signature_from_request(
             context, args, kwargs, countdown=decision.delay, retries=(context.retries or 0) + 1, headers=context.headers
         ).apply_async()

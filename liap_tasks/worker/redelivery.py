@@ -40,11 +40,11 @@ PAUSE_WHILE_FULL = 0.5
 """Seconds until a full queue is asked again."""
 
 
-def put_back_counted(app: LiapApp, message: Any, queue: str, errors: Any) -> bool:
+def put_back_counted(app: LiapApp, message: Any, queue: str, errors: Any) -> None:
     """Settle a redelivered message: another with the next count is in its queue, or its dead letter is safe.
 
-    Returns False, and nothing is done, when its queue is full: it is to be tried again while others are taken from
-    there. errors: what a broken connection raises.
+    errors: what a broken connection raises. Raises QueueFullError, and nothing is done, when its queue is full: it is
+    to be tried again while others are taken from there.
     """
     headers = message.headers or {}
     count = _number(headers.get(HEADER)) + 1
@@ -52,7 +52,7 @@ def put_back_counted(app: LiapApp, message: Any, queue: str, errors: Any) -> boo
         detail = f"delivered {count} times without an end: it may be what kills its workers"
         if keep(app, message, queue, DeadLetterReason.DELIVERY_LIMIT, detail, errors=errors):
             message.ack_log_error(logger, errors)
-        return True
+        return
     properties = {
         name: value for name, value in (message.properties or {}).items() if name in (*KEPT_PROPERTIES, "expiration")
     }
@@ -72,19 +72,17 @@ def put_back_counted(app: LiapApp, message: Any, queue: str, errors: Any) -> boo
                 retry_policy=app.conf.task_publish_retry_policy,
                 **properties,
             )
-    except QueueFullError as full:
-        logger.warning("message %s was delivered before and waits to be counted: %s", headers.get("id"), full)
-        return False
+    except QueueFullError:
+        raise
     except Exception as failure:  # noqa: BLE001 - the message must go back, whatever it was
         logger.critical("a redelivered message of %s could not be counted, it goes back: %r", queue, failure)
         time.sleep(ending.PAUSE_BEFORE_REQUEUE)
         message.reject_log_error(logger, errors, requeue=True)
-        return True
+        return
     message.ack_log_error(logger, errors)
     logger.warning(
         "message %s of %s was delivered before: time %d of %d", headers.get("id"), queue, count, DELIVERY_LIMIT
     )
-    return True
 
 
 def _number(value: object) -> int:

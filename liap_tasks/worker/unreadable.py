@@ -58,13 +58,11 @@ def flaw_of(message: Any) -> Exception | None:
     except Exception as error:  # noqa: BLE001 - whatever a body can do to a decoder
         return error
     if headers and "task" in headers:
-        if type(body) is list and len(body) == 3:
+        if isinstance(body, list | tuple) and len(body) == 3:
             return _flaw_in_call(*body) or _flaw_in_fields(headers)
         if isinstance(body, dict) and "args" in body:  # Celery reads these, too
             return _flaw_in_call(body["args"], body.get("kwargs", {})) or _flaw_in_fields({**body, **headers})
-        if not (isinstance(body, tuple) and len(body) == 3):
-            return ValueError("its body is not [args, kwargs, embed]")
-        return _flaw_in_call(*body) or _flaw_in_fields(headers)
+        return ValueError("its body is not [args, kwargs, embed]")
     if isinstance(body, dict) and "task" in body:  # protocol 1
         return _flaw_in_call(body.get("args", ()), body.get("kwargs", {})) or _flaw_in_fields(body)
     return None
