@@ -16,7 +16,6 @@ exchange, and that to the queue. Transports without bindings between exchanges r
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import weakref
 from collections import deque
@@ -32,7 +31,9 @@ from kombu import Exchange, Queue, binding
 from pydantic import BaseModel
 
 from liap_tasks.calls import PUBLISH_SECONDS, run_in_publishing_thread
+from liap_tasks.keys import GROUP_HEADER
 from liap_tasks.policies import MessagePriority
+from liap_tasks.process_lock import ProcessLock
 from liap_tasks.signals import event_published
 from transports.engine import TopicTrie
 
@@ -103,7 +104,7 @@ class EventExchange:
         self._changing = threading.RLock()
         self._declared: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
         self._changes = 0
-        self._declaring: dict[int, threading.Lock] = {}  # by process: one that somebody holds is not for a forked child
+        self._declaring = ProcessLock()
         self._eagerly = threading.local()  # events: what is published while one is being handled in this thread
         self.takers: weakref.WeakKeyDictionary[Any, None] = weakref.WeakKeyDictionary()
         """The objects of this program that take events by themselves, without tasks, in the order of their coming."""
@@ -272,14 +273,8 @@ class EventExchange:
             self._run_eagerly(identity, routing_key, payload, sent)
             return identity
         sent[EVENT_HEADER] = {"exchange": self.exchange.name, "routing_key": routing_key}
-        if ordering_key is not None:
-            sent["x-group-id"] = ordering_key
-        message = self.app.amqp.create_task_message(
-            identity, EVENT_TASK, args=[payload], argsrepr=f"({routing_key},)", kwargsrepr="{}"
-        )
-        carried = {**message.headers, **self.app.new_metadata().as_headers(), **sent}
-        level = int(MessagePriority.NORMAL if priority is None else priority)
-        self._send(message, self.exchange.name, routing_key, carried, level)
+        message = self._message(identity, EVENT_TASK, routing_key, payload, sent, ordering_key)
+        self._send(message, self.exchange.name, routing_key, priority)
         self._tell(identity, routing_key, payload, headers, ordering_key)
         return identity
 
@@ -336,14 +331,8 @@ class EventExchange:
             task: Any = self.app.tasks[task_name]
             task.apply_async((payload,), task_id=identity, headers=sent or None)
             return True
-        if ordering_key is not None:
-            sent["x-group-id"] = ordering_key
-        message = self.app.amqp.create_task_message(
-            identity, task_name, args=[payload], argsrepr=f"({routing_key},)", kwargsrepr="{}"
-        )
-        carried = {**message.headers, **self.app.new_metadata().as_headers(), **sent}
-        level = int(MessagePriority.NORMAL if priority is None else priority)
-        self._send(message, "", rule.queue, carried, level)
+        message = self._message(identity, task_name, routing_key, payload, sent, ordering_key)
+        self._send(message, "", rule.queue, priority)
         return True
 
     def _run_eagerly(self, identity: str, routing_key: str, payload: dict[str, Any], headers: dict[str, Any]) -> None:
@@ -363,30 +352,46 @@ class EventExchange:
         finally:
             self._eagerly.events = None
 
-    def _send(self, message: Any, exchange: str, routing_key: str, headers: dict[str, Any], priority: int) -> None:
+    def _message(
+        self,
+        identity: str,
+        task_name: str,
+        routing_key: str,
+        payload: dict[str, Any],
+        headers: dict[str, Any],
+        ordering_key: str | None,
+    ) -> Any:
+        """Return an event as a message for a task (Celery's ``task_message``)."""
+        message: Any = self.app.amqp.create_task_message(
+            identity, task_name, args=[payload], argsrepr=f"({routing_key},)", kwargsrepr="{}"
+        )
+        order = {} if ordering_key is None else {GROUP_HEADER: ordering_key}
+        return message._replace(headers={**message.headers, **self.app.new_metadata().as_headers(), **headers, **order})
+
+    def _send(self, message: Any, exchange: str, routing_key: str, priority: MessagePriority | int | None) -> None:
         """Publish a message, with everything declared that events pass through."""
-        if self._send_in_lane(message, exchange, routing_key, headers, priority):
+        level = int(MessagePriority.NORMAL if priority is None else priority)
+        if self._send_in_lane(message, exchange, routing_key, level):
             return
         # RabbitMQ does not tell which of them has refused it.
-        full = {rule.queue for rule in self._rules(routing_key, headers, None).values()} if exchange else {routing_key}
+        rules = self._rules(routing_key, message.headers, None) if exchange else {}
+        full = {rule.queue for rule in rules.values()} or {routing_key}
         with self.app.telling_refusals(", ".join(sorted(full))), self.app.producer_or_acquire() as producer:
             self._declare_once(producer.channel)
             producer.publish(
                 message.body,
                 exchange=exchange,
                 routing_key=routing_key,
-                headers=headers,
+                headers=message.headers,
                 serializer=self.app.conf.task_serializer,
                 delivery_mode=PERSISTENT,
-                priority=priority,
+                priority=level,
                 retry=True,
                 retry_policy=self.app.conf.task_publish_retry_policy,
                 **message.properties,
             )
 
-    def _send_in_lane(
-        self, message: Any, exchange: str, routing_key: str, headers: dict[str, Any], priority: int
-    ) -> bool:
+    def _send_in_lane(self, message: Any, exchange: str, routing_key: str, priority: int) -> bool:
         """Publish without kombu's detours where that can be done; False where it cannot."""
         try:
             lane = self.app.lane.channel()
@@ -398,7 +403,7 @@ class EventExchange:
                 serializer=self.app.prepared_calls.frame().serializer,
                 exchange=exchange,
                 routing_key=routing_key,
-                headers=headers,
+                headers=message.headers,
                 properties={"delivery_mode": PERSISTENT, **message.properties},
                 priority=priority,
             )
@@ -430,7 +435,7 @@ class EventExchange:
         changes = self._changes
         if self._declared.get(established) == changes:
             return
-        with self._declaring.setdefault(os.getpid(), threading.Lock()):
+        with self._declaring:
             self.exchange.bind(channel).declare()
             for queue in list(self.queues().values()):
                 queue.bind(channel).declare()

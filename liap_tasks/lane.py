@@ -12,8 +12,6 @@ callers publish in kombu's way.
 
 from __future__ import annotations
 
-import os
-import threading
 from typing import TYPE_CHECKING, Any
 
 from kombu import Queue
@@ -21,6 +19,7 @@ from kombu.common import maybe_declare
 from kombu.serialization import dumps
 
 from liap_tasks.configuration import broker_feature
+from liap_tasks.process_lock import ProcessLock
 
 if TYPE_CHECKING:
     from liap_tasks.application import LiapApp
@@ -87,7 +86,7 @@ class Lane:
         self._app = app
         self._usable: bool | None = None
         self._current: LaneChannel | None = None
-        self._opening: dict[int, threading.Lock] = {}  # by process: one that somebody holds is not for a forked child
+        self._opening = ProcessLock()
 
     def channel(self) -> LaneChannel | None:
         """Return the channel to publish on, None where there is none. Raises what connecting to the broker raises."""
@@ -100,14 +99,11 @@ class Lane:
 
     def forget(self) -> None:
         """Find out anew where to publish: the app is connected elsewhere from now on."""
-        with self._alone():
+        with self._opening:
             self._usable = self._current = None
 
-    def _alone(self) -> threading.Lock:
-        return self._opening.setdefault(os.getpid(), threading.Lock())
-
     def _open(self) -> LaneChannel | None:
-        with self._alone():
+        with self._opening:
             if self._usable is None:
                 app: Any = self._app
                 url = app.conf.broker_write_url or app.conf.broker_url

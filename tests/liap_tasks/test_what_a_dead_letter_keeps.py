@@ -6,6 +6,7 @@ import logging
 import pickle
 from collections.abc import Callable
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from celery.app.task import Context
@@ -192,11 +193,12 @@ def test_a_dead_letter_too_large_with_its_story_is_kept_with_less_of_it(
 
 def lost_attempt(task: Any, *, sent: str, now: list[Any]) -> Context:
     """Return the request of an attempt whose process is gone. sent: its body. now: the arguments as they are."""
-    received = ReceivedMessage(sent, "application/json", "utf-8", {"task": task.name, "id": "m-1"}, {})
+    task_id = str(uuid4())  # of its own: a worker of the process remembers those that have expired
+    received = ReceivedMessage(sent, "application/json", "utf-8", {"task": task.name, "id": task_id}, {})
     info = {"exchange": "", "routing_key": task.app.conf.task_default_queue}
     return Context(
         {
-            "id": "m-1",
+            "id": task_id,
             "args": now,
             "kwargs": {},
             "headers": {},
