@@ -44,6 +44,18 @@ def letters_in(app: LiapApp, count: int) -> list[Letter]:
     return found
 
 
+def fail_three_times(app: LiapApp, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """Let recording fail with an error at first."""
+    record, failures = app.dead_letter_store.record, iter(range(3))
+
+    def fail_at_first(letters: Any) -> int:
+        if next(failures, None) is not None:
+            raise error
+        return record(letters)
+
+    monkeypatch.setattr(app.dead_letter_store, "record", fail_at_first)
+
+
 def test_a_task_s_dead_letter_is_recorded_with_its_story_and_acknowledged(
     stored_app: LiapApp, outcomes: Outcomes, stats: Any
 ) -> None:
@@ -229,15 +241,7 @@ def test_a_database_that_can_be_read_and_not_written_is_said_once(
 ) -> None:
     monkeypatch.setattr("liap_tasks.dead_letter_store.outage.FIRST_PAUSE", 0.01)
     app = new_app(dlq_store_url=f"sqlite:///{tmp_path}/letters.sqlite3", dlq_max_retries=0)
-    whole = app.dead_letter_store.record
-    failures = iter(range(3))
-
-    def fail_when_full(letters: Any) -> int:
-        if next(failures, None) is not None:
-            raise sa.exc.OperationalError("INSERT", {}, Exception("database or disk is full"))
-        return whole(letters)
-
-    monkeypatch.setattr(app.dead_letter_store, "record", fail_when_full)
+    fail_three_times(app, monkeypatch, sa.exc.OperationalError("INSERT", {}, Exception("database or disk is full")))
 
     @app.task(shared=False, name="tests.dies", retry_policy=NEVER)
     def dies() -> None:
@@ -288,15 +292,7 @@ def test_a_failure_that_nobody_thought_of_does_not_end_the_recorder(
     stored_app: LiapApp, outcomes: Outcomes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("liap_tasks.dead_letter_store.outage.FIRST_PAUSE", 0.01)
-    whole = stored_app.dead_letter_store.record
-    failures = iter(range(3))
-
-    def unlucky(letters: Any) -> int:
-        if next(failures, None) is not None:
-            raise RuntimeError("a bug")
-        return whole(letters)
-
-    monkeypatch.setattr(stored_app.dead_letter_store, "record", unlucky)
+    fail_three_times(stored_app, monkeypatch, RuntimeError("a bug"))
 
     @stored_app.task(shared=False, name="tests.unlucky", retry_policy=NEVER)
     def dies() -> None:

@@ -15,24 +15,30 @@ from tests.liap_tasks.unique.conftest import Settling
 SHARING = Unique(key="room", on_conflict="return")
 
 
-def test_a_call_shares_an_answer_that_arrived_while_it_was_published(
-    settling: Settling, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def two_calls(settling: Settling, monkeypatch: pytest.MonkeyPatch, *args: str) -> tuple[Any, Any]:
+    """Make a call, and a second that finds its key taken and looks for its answer when that has come already."""
     settle = settling.make(unique=SHARING)
     settling.gate.clear()
     replies = settling.app.replies
+    first = settle.submit(args)
+    settling.wait_until_begun()
+    share = replies.share
+
+    def share_too_late(task_id: str) -> Future[Any] | None:
+        settling.gate.set()
+        first.answered.result(DEADLINE)
+        return share(task_id)
+
+    monkeypatch.setattr(replies, "share", share_too_late)
+    return first, settle.submit(args)
+
+
+def test_a_call_shares_an_answer_that_arrived_while_it_was_published(
+    settling: Settling, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with EmbeddedWorker(settling.app):
-        first = settle.submit(("r1",))
-        settling.wait_until_begun()
-        share = replies.share
-
-        def share_too_late(task_id: str) -> Future[Any] | None:
-            settling.gate.set()
-            assert first.answered.result(DEADLINE)["result"] == "well"
-            return share(task_id)
-
-        monkeypatch.setattr(replies, "share", share_too_late)
-        second = settle.submit(("r1",))
+        first, second = two_calls(settling, monkeypatch, "r1")
+        assert first.answered.result(DEADLINE)["result"] == "well"
         assert second.id == first.id
         assert second.get(DEADLINE) == "well"
     assert settling.seen == ["well"]
@@ -41,22 +47,8 @@ def test_a_call_shares_an_answer_that_arrived_while_it_was_published(
 def test_a_failure_that_arrived_while_a_call_was_published_is_shared_too(
     settling: Settling, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settle = settling.make(unique=SHARING)
-    settling.gate.clear()
-    replies = settling.app.replies
     with EmbeddedWorker(settling.app):
-        first = settle.submit(("r1", "badly"))
-        settling.wait_until_begun()
-        share = replies.share
-
-        def share_too_late(task_id: str) -> Future[Any] | None:
-            settling.gate.set()
-            first.answered.result(DEADLINE)
-            return share(task_id)
-
-        monkeypatch.setattr(replies, "share", share_too_late)
-        second = settle.submit(("r1", "badly"))
-        for result in (first, second):
+        for result in two_calls(settling, monkeypatch, "r1", "badly"):
             with pytest.raises(LookupError, match="r1"):
                 result.get(DEADLINE)
 
