@@ -98,6 +98,7 @@ class LiapApp(Celery):
 
     task_cls = "liap_tasks.task:LiapTask"
     amqp_cls = "liap_tasks.queue_table:LiapAMQP"
+    registry_cls = "liap_tasks.task_registry:SteadyTaskRegistry"
     events_cls = "liap_tasks.worker.event_dispatcher:LiapEvents"
 
     time_source: Clock
