@@ -26,9 +26,9 @@ from typing import Any
 
 from transports import VirtualClock
 
-__all__ = ["call_after", "has_interrupted", "interrupt_after"]
+__all__ = ["call_after", "get_ready", "has_interrupted", "interrupt_after"]
 
-IDLE_SECONDS = 5.0
+IDLE_SECONDS = 60.0
 TURNS = 100
 
 
@@ -57,6 +57,12 @@ def _gevent_timeout() -> Any:
     if monkey is None or not monkey.is_module_patched("threading"):
         return None
     return importlib.import_module("gevent").Timeout
+
+
+def get_ready() -> None:
+    """Start the thread that watches blocks, which else the first block waits for."""
+    if _gevent_timeout() is None:
+        _watchdog.start()
 
 
 class call_after:
@@ -159,12 +165,16 @@ class _Watchdog:
     def add(self, block: _Block) -> None:
         self._blocks[block] = None
         if block.deadline < self._looks_at:
-            with self._changed:
-                if self._thread is None:
-                    self._thread = threading.Thread(target=self._run, name="liap-timeouts", daemon=True)
-                    self._thread.start()
-                else:
-                    self._changed.notify()
+            self.start()
+
+    def start(self) -> None:
+        """Have the thread look now."""
+        with self._changed:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="liap-timeouts", daemon=True)
+                self._thread.start()
+            else:
+                self._changed.notify()
 
     def remove(self, block: _Block) -> None:
         self._blocks.pop(block, None)

@@ -85,9 +85,9 @@ def _play_at_the_table(seed: int, tally: Tally, view: GameView, pace: float) -> 
     chance = random.Random(seed)
 
     def tell(event: GameEvent) -> None:
+        view.show(event)  # before it is published: who handles it has the interpreter for itself then
         tally.publish(event)
         publish(event)
-        view.show(event)
         time.sleep(pace)
 
     return play_game(

@@ -71,7 +71,8 @@ class GameView:
         self._rounds.append(row)
         if self._live is None:
             if len(self._rounds) == 1:
-                self._console.print("round    " + "".join(f"{name:<18}" for name in self._players).rstrip())
+                heading = "".join(f"{name:<18}" for name in self._players).rstrip()
+                self._console.print(f"{'round':<9}{heading}", highlight=False)
             self._console.print(f"{row[0]:<9}" + "".join(f"{cell:<18}" for cell in cells).rstrip(), highlight=False)
 
     def __rich__(self) -> RenderableType:

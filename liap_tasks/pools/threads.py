@@ -24,7 +24,7 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 from celery.concurrency.base import BasePool, apply_target
@@ -35,7 +35,7 @@ from celery.utils.log import get_logger
 
 from liap_tasks.giving_up import CURRENT, Endurance
 from liap_tasks.pools.telling import Teller
-from liap_tasks.timeouts import call_after
+from liap_tasks.timeouts import call_after, get_ready
 
 __all__ = ["SoloPool", "TaskPool"]
 
@@ -142,6 +142,13 @@ class TaskPool(BasePool):
 
     # -- threads -----------------------------------------------------------------------------------------------
 
+    def on_start(self) -> None:
+        """Start the threads and what watches over them, so that the first tasks wait for none of it."""
+        get_ready()
+        with self._changed:
+            for _ in range(self.limit):
+                self._add_thread()
+
     def on_apply(  # type: ignore[override]  # Celery passes these by name
         self,
         target: Any,
@@ -175,6 +182,8 @@ class TaskPool(BasePool):
     def _work(self) -> None:
         if self.app is not None:
             self.app.set_current()
+            with suppress(Exception):  # Celery's tracer meets the error again, and deals with it
+                self.app.backend  # noqa: B018 - each thread has its own, made when it is first asked for
         while True:
             job = self._next()
             if job is None:
