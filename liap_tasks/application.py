@@ -339,7 +339,7 @@ class LiapApp(Celery):
 
     def event_queue_names(self) -> set[str]:
         """Return the names of the queues of all event subscribers."""
-        return {name for exchange in list(self.event_exchanges.values()) for name in exchange.queues()}
+        return {name for exchange in list(self.event_exchanges.values()) for name in exchange.queue_names()}
 
     def left_event_queues(self) -> set[str]:
         """Return the names of the queues whose last subscriber has unsubscribed, and that serve nothing else."""

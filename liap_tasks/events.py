@@ -158,11 +158,13 @@ class EventExchange:
         """
         with self._changing:
             gone = [known for known in self._subscriptions if known.task == task_name]
-            self._subscriptions = [known for known in self._subscriptions if known.task != task_name]
+            staying = [known for known in self._subscriptions if known.task != task_name]
+            # In this order: a worker that finds nobody for an event must find that its queue has been left.
+            self._left |= {known.queue for known in gone} - {known.queue for known in staying}
+            self._subscriptions = staying
             for subscription in gone:
                 self._matching.remove(subscription.pattern, subscription)
-            still_bound = {_way(known) for known in self._subscriptions}
-            self._left |= {known.queue for known in gone} - {known.queue for known in self._subscriptions}
+            still_bound = {_way(known) for known in staying}
         with self.app.connection_for_write() as connection, connection.channel() as channel:
             for subscription in gone:
                 if _way(subscription) not in still_bound:
@@ -170,6 +172,10 @@ class EventExchange:
                     queue.declare()
                     self._binding(subscription).unbind(queue)
         self._changed()
+
+    def queue_names(self) -> set[str]:
+        """Return the names of the queues that have subscribers now."""
+        return {known.queue for known in self._subscriptions}
 
     def left_queues(self) -> set[str]:
         """Return the names of the queues whose last subscriber has unsubscribed."""

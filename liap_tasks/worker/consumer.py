@@ -188,11 +188,7 @@ class LiapConsumer(Consumer):
                 if headers and REDELIVERIES in headers:  # it has come round: what the broker said of it holds
                     message.delivery_info["redelivered"] = True
             if is_event(message):
-                queue = self.queue_of(message)
-                if queue in app.left_event_queues():  # its last subscriber has left: what waits stays there
-                    self.refresh()  # of the workers of this process only embedded ones are told of that
-                    return message.reject_log_error(logger, self.connection_errors, requeue=True)
-                return deliver_event(app, message, queue, handle_known)
+                return deliver_event(app, message, self.queue_of(message), handle_known, self._leave_waiting)
             return handle_known(message) if headers and "task" in headers else handle(message)
 
         def handle_known(message: Any) -> Any:
@@ -202,6 +198,11 @@ class LiapConsumer(Consumer):
             return handle(message)
 
         return on_message
+
+    def _leave_waiting(self, message: Any) -> None:
+        """Put an event back whose queue has been left by its last subscriber, and consume that no more."""
+        self.refresh()  # of the workers of this process only embedded ones are told of it
+        message.reject_log_error(logger, self.connection_errors, requeue=True)
 
     def queue_of(self, message: Any) -> str:
         """Return the name of the queue that a message came from."""

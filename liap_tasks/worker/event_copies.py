@@ -35,20 +35,23 @@ def is_event(message: Any) -> bool:
     return bool(headers) and headers.get("task") == EVENT_TASK
 
 
-def deliver_event(app: LiapApp, message: Any, queue: str, handle: Callable[[Any], Any]) -> None:
+def deliver_event(
+    app: LiapApp,
+    message: Any,
+    queue: str,
+    handle: Callable[[Any], Any],
+    leave_waiting: Callable[[Any], None],
+) -> None:
     """Give ``handle`` the event's message, addressed, once for each subscriber of the queue that wants it.
 
-    An event that their filters refuse is acknowledged. One that no subscription known here has brought into the queue
-    is wanted by somebody else (a newer version of the program, say): it is handed on as it is, a message without a
-    task.
+    An event that their filters refuse is acknowledged. One whose queue the last subscriber has left is given to
+    ``leave_waiting``. Any other that no subscription known here has brought into the queue is wanted by somebody else
+    (a newer version of the program, say): it is handed on as it is, a message without a task.
     """
     origin = message.headers.get(EVENT_HEADER) or {}
     exchange = app.event_exchanges.get(origin.get("exchange", ""))
-    if exchange is None:
-        handle(message)
-        return
     key = origin.get("routing_key", "")
-    tasks = exchange.recipients(queue, key, message.headers, lambda: message.payload[0][0])
+    tasks = exchange.recipients(queue, key, message.headers, lambda: message.payload[0][0]) if exchange else []
     if len(tasks) == 1:
         _address(message, tasks[0], queue)
         handle(message)
@@ -58,8 +61,10 @@ def deliver_event(app: LiapApp, message: Any, queue: str, handle: Callable[[Any]
             copy = EventCopy(app, message, shared, queue)
             _address(copy, task, queue)
             handle(copy)
-    elif exchange.leads_here(queue, key, message.headers):
+    elif exchange and exchange.leads_here(queue, key, message.headers):
         message.ack_log_error(logger, (OSError,))
+    elif queue in app.left_event_queues():
+        leave_waiting(message)
     else:
         handle(message)
 

@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import pytest
 from celery.exceptions import Reject
+from kombu import Queue
 
 from liap_tasks import DeadLetterReason, EmbeddedWorker, EventExchange, LiapApp, RetryPolicy, dead_letters
 from liap_tasks.worker.consumer import LiapConsumer
@@ -283,6 +284,37 @@ def test_what_waits_for_a_task_that_unsubscribes_stays_in_its_queue(
     listeners.events.subscribe("#", "tests.slow")
     with EmbeddedWorker(listeners.app):
         wait_until(lambda: stats(listeners.app, "tests.slow")["acknowledged"] == 40)
+
+
+def test_what_arrives_while_a_task_unsubscribes_stays_in_its_queue(
+    listeners: Listeners, stats: Stats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Semaphore(0), threading.Event()
+
+    @listeners.app.task(shared=False, name="tests.slow")
+    def slow(body: dict[str, Any]) -> None:
+        begun.release()
+        go_on.wait(DEADLINE)
+
+    def numbers() -> dict[str, float]:
+        return stats(listeners.app, "tests.slow")
+
+    def unbinding(name: str) -> Queue:
+        go_on.set()
+        wait_until(lambda: numbers()["unacked"] == 0)
+        return missing_queue(name)
+
+    missing_queue = listeners.app.missing_queue
+    listeners.events.subscribe("#", "tests.slow")
+    with EmbeddedWorker(listeners.app, concurrency=2):
+        for number in range(40):
+            listeners.events.publish("game.a", {"n": number})
+        assert begun.acquire(timeout=DEADLINE)
+        monkeypatch.setattr(listeners.app, "missing_queue", unbinding)
+        listeners.events.unsubscribe("tests.slow")
+    assert dead_letters.peek(listeners.app) == []
+    assert numbers()["ready"] > 0
+    assert numbers()["ready"] + numbers()["acknowledged"] == 40
 
 
 def test_a_worker_goes_on_when_somebody_subscribes_while_it_takes_up_the_queues(
