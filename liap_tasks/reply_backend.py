@@ -30,6 +30,12 @@ class ReplyBackend(RPCBackend):
         delivery_mode: int
         serializer: str
 
+    @property
+    def oid(self) -> str:  # type: ignore[override]  # it could be set, and nobody does
+        """The name of the queue to which calls of this thread are answered now; Celery's is what it was at first."""
+        oid: str = self.app.thread_oid
+        return oid
+
     def store_result(
         self, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None, **options: Any
     ) -> Any:

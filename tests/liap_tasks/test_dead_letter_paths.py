@@ -382,10 +382,9 @@ def test_a_retry_that_cannot_be_published_goes_back_to_its_queue(
             raise refusal
         return send_task(*arguments, **options)
 
+    retries.delay()
+    monkeypatch.setattr(app, "send_task", send_the_second_time)
     with EmbeddedWorker(app, pool="solo"):
-        retries.delay()
-        monkeypatch.setattr(app, "send_task", send_the_second_time)
-        # The first .delay() may still be on its way through send_task only in this thread, so it is not refused.
         assert outcomes.states(3) == ["REJECTED", "RETRY", "FAILURE"]
 
     assert stats(app)["requeued"] == 1

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from liap_tasks import ConfigurationError, EmbeddedWorker, LiapApp, RetryPolicy
+from liap_tasks.replies import Replies
+from tests.liap_tasks.conftest import Outcomes
 from transports import QueueFullError
 
 DEADLINE = 30.0
@@ -50,6 +52,24 @@ def test_answers_to_this_thread_s_other_calls_still_reach_it(app: LiapApp, doubl
         between = double.submit((2,))
         after = double.apply_async((3,), ignore_result=False)
         assert [before.get(timeout=DEADLINE), between.get(DEADLINE), after.get(timeout=DEADLINE)] == [2, 4, 6]
+
+
+def test_an_answer_that_comes_before_anybody_receives_is_not_lost(
+    app: LiapApp, double: Any, outcomes: Outcomes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receive, answered = Replies._receive, threading.Event()
+
+    def late(replies: Replies) -> None:
+        answered.wait(DEADLINE)
+        receive(replies)
+
+    monkeypatch.setattr(Replies, "_receive", late)
+    with EmbeddedWorker(app):
+        double.apply_async((1,), ignore_result=False)  # this thread's other calls are answered elsewhere
+        result = double.submit((2,))
+        outcomes.states(2)
+        answered.set()
+        assert result.get(DEADLINE) == 4
 
 
 def test_a_refused_call_is_expected_no_longer(new_app: Callable[..., LiapApp]) -> None:
