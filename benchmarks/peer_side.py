@@ -1,7 +1,7 @@
 """Real processes on one machine: a publisher, two worker processes, the broker, beside Celery's and Dramatiq's own.
 
 Each peer publishes in a process of its own, is drained by two worker processes (Celery: prefork children), and then
-answers calls while idle. Beside the idle latencies stands their floor. A peer whose server or package is not there is
+answers calls while idle. Beside the idle latencies stand their floors. A peer whose server or package is not there is
 left out, and the table says so. Worker processes of Celery run the same options everywhere; a row of ours with
 ``liap_tasks`` is what its users get.
 """
@@ -26,8 +26,12 @@ from benchmarks.peers.publisher import WARM_UP
 
 __all__ = ["PEERS", "Measured", "Peer", "measure", "table"]
 
-FLOOR = "a byte through four processes"
-"""The floor of the idle latency: caller, broker, worker and child of a call, each doing nothing but wake the next."""
+FLOORS = {
+    "a byte through four processes": ("relay", "4"),
+    "Celery's own steps in four processes": ("celery_relay",),
+}
+"""The floors of the idle latency: caller, broker, worker and child of a call doing nothing but wake the next, and doing
+the least that Celery itself does there. What follows each is its program and the first arguments of that."""
 
 POLL_SECONDS = 0.005
 PATIENCE = 300.0
@@ -193,9 +197,10 @@ class Run:
         return _p50_and_p99(self._told("caller", rounds))
 
 
-def floor(rounds: int) -> tuple[float, float]:
-    """Return p50 and p99 of the seconds that four processes take to wake each other."""
-    command = [sys.executable, "-m", "benchmarks.peers.relay", "4", str(rounds)]
+def floor(name: str, rounds: int) -> tuple[float, float]:
+    """Return p50 and p99 of the seconds that four processes take."""
+    program, *arguments = FLOORS[name]
+    command = [sys.executable, "-m", f"benchmarks.peers.{program}", *arguments, str(rounds)]
     told = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, timeout=PATIENCE).stdout
     return _p50_and_p99(told)
 
@@ -218,7 +223,7 @@ def _measure(peer: Peer, url: str, scale: float) -> Measured:
 
 def measure(scale: float = 1.0, repeat: int = 3) -> dict[str, Measured | str]:
     """Return the medians of each peer, the peers taking turns; a text instead says why one was left out."""
-    taken: dict[str, list[Measured]] = {name: [] for name in (*(peer.name for peer in PEERS), FLOOR)}
+    taken: dict[str, list[Measured]] = {name: [] for name in (*(peer.name for peer in PEERS), *FLOORS)}
     missing: dict[str, str] = {}
     with ExitStack() as running:
         urls = {name: running.enter_context(server(name)) for name in dict.fromkeys(peer.server for peer in PEERS)}
@@ -232,7 +237,8 @@ def measure(scale: float = 1.0, repeat: int = 3) -> dict[str, Measured | str]:
                 url = urls[peer.server]
                 if url is not None and peer.name not in missing:
                     taken[peer.name].append(_measure(peer, url, scale))
-            taken[FLOOR].append(Measured(0.0, 0.0, *floor(int(500 * scale))))
+            for name in FLOORS:
+                taken[name].append(Measured(0.0, 0.0, *floor(name, int(500 * scale))))
     figures: dict[str, Measured | str] = dict(missing)
     for name, measured in taken.items():
         if measured:
@@ -264,9 +270,10 @@ def table(figures: dict[str, Measured | str]) -> tuple[list[str], list[list[str]
                 f"{found.p99 * 1000:.2f} ms",
             ]
         )
-    lowest = figures[FLOOR]
-    assert isinstance(lowest, Measured)
-    lines.append([FLOOR, "", "", f"{lowest.p50 * 1000:.2f} ms", f"{lowest.p99 * 1000:.2f} ms"])
+    for name in FLOORS:
+        lowest = figures[name]
+        assert isinstance(lowest, Measured)
+        lines.append([name, "", "", f"{lowest.p50 * 1000:.2f} ms", f"{lowest.p99 * 1000:.2f} ms"])
     return head, lines
 
 
