@@ -55,6 +55,20 @@ def test_every_timer_fires_at_its_own_time_in_order() -> None:
     assert first.fired == [1.0, 5.0, 10.5]
 
 
+@pytest.mark.parametrize("steps", [(0.7, 0.1), (0.5, 0.3), (0.1,) * 8])
+@pytest.mark.parametrize("set_at", [0.0, 1.1, 12_345.6])
+def test_a_timer_fires_after_steps_that_add_up_to_its_time(steps: tuple[float, ...], set_at: float) -> None:
+    clock = VirtualClock()
+    clock.advance(set_at)
+    host = Host(clock, set_at + 0.8)
+
+    for step in steps:
+        assert not host.fired
+        clock.advance(step)
+
+    assert host.fired == [set_at + 0.8]
+
+
 def test_what_a_timer_starts_fires_within_the_same_step() -> None:
     broker = VirtualBroker()
     broker.declare("first", message_ttl=10_000, dead_letter_exchange="", dead_letter_routing_key="second")

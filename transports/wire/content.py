@@ -72,7 +72,7 @@ def unpack_kept(block: bytes) -> Any:
 def _unpacked(block: bytes, special: Callable[[int, bytes], Any]) -> Any:
     try:
         return _unpack(block, ext_hook=special, strict_map_key=False)
-    except (ValueError, ArithmeticError, RecursionError, msgpack.UnpackException) as error:
+    except (ValueError, TypeError, ArithmeticError, RecursionError, msgpack.UnpackException) as error:
         raise ValueError(f"not a packed table: {error}") from error
 
 

@@ -7,7 +7,7 @@ from enum import IntEnum
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from transports.engine import InvalidArgument
@@ -52,6 +52,8 @@ def test_what_no_table_can_hold_is_refused(value: Any) -> None:
 
 
 @given(st.binary())
+@example(b"\x81\x80\x00")  # a table with a table for a name
+@example(b"\x92\x80\x81\x80\x00")
 def test_garbage_is_a_value_error_or_a_value(block: bytes) -> None:
     try:
         unpack_content(block)
