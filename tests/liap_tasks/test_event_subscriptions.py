@@ -253,6 +253,13 @@ def test_an_unsubscribed_task_gets_no_more_events(any_listeners: Listeners, outc
     assert listeners.names() == {"tests.leaves": 1, "tests.stays": 2}
 
 
+@pytest.fixture
+def narrow_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let workers take no more messages at once for the batch tasks that other tests' programs share."""
+    monkeypatch.setattr("liap_tasks.worker.consumer.window_of", lambda tasks: 0)
+
+
+@pytest.mark.usefixtures("narrow_window")
 def test_what_waits_for_a_task_that_unsubscribes_stays_in_its_queue(
     listeners: Listeners, outcomes: Outcomes, stats: Stats
 ) -> None:
@@ -286,6 +293,7 @@ def test_what_waits_for_a_task_that_unsubscribes_stays_in_its_queue(
         wait_until(lambda: stats(listeners.app, "tests.slow")["acknowledged"] == 40)
 
 
+@pytest.mark.usefixtures("narrow_window")
 def test_what_arrives_while_a_task_unsubscribes_stays_in_its_queue(
     listeners: Listeners, stats: Stats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
