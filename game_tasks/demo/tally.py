@@ -39,12 +39,12 @@ class Tally:
 
     def publish(self, event: GameEvent) -> None:
         """Note an event that is about to be published."""
+        event_id = str(event.event_id)
+        deliveries = [delivery_id(event_id, name) for name in game_events.subscribers(event.event_type.value)]
         with self._changed:
             self.published += 1
-            for name in game_events.subscribers(event.event_type.value):
-                delivery = delivery_id(str(event.event_id), name)
-                self.expected[delivery] = str(event.event_id)
-                self._published_at[delivery] = time.perf_counter()
+            self.expected.update(dict.fromkeys(deliveries, event_id))
+            self._published_at.update(dict.fromkeys(deliveries, time.perf_counter()))
 
     @property
     def handled(self) -> int:
