@@ -184,19 +184,28 @@ class _Watchdog:
             while True:
                 self._looks_at = math.inf  # a block added from here on takes the lock, and so is seen
                 now = monotonic()
-                soonest = math.inf
-                for block in list(self._blocks):
-                    if block.deadline <= now:
-                        self._blocks.pop(block, None)
-                        block.fire()
-                    else:
-                        soonest = min(soonest, block.deadline)
+                soonest = self._fire_due(now)
                 if soonest < math.inf:
                     self._looks_at = soonest
                     self._changed.wait(soonest - now)
                 elif not self._changed.wait(IDLE_SECONDS) and not self._blocks:
                     self._thread = None
                     return
+
+    def _fire_due(self, now: float) -> float:
+        """Fire the blocks whose time is up and return the soonest deadline of the others, infinity without any.
+
+        Apart from the loop that sleeps: a block must not be kept alive, with the app whose task it limited, by a
+        variable of that.
+        """
+        soonest = math.inf
+        for block in list(self._blocks):
+            if block.deadline <= now:
+                self._blocks.pop(block, None)
+                block.fire()
+            else:
+                soonest = min(soonest, block.deadline)
+        return soonest
 
 
 _watchdog = _Watchdog()

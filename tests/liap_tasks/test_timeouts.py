@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import threading
+import weakref
 from contextlib import suppress
+from functools import partial
 
 import pytest
 
-from liap_tasks.timeouts import interrupt_after
-
-DEADLINE = 10.0
+from liap_tasks import timeouts
+from liap_tasks.timeouts import call_after, interrupt_after
+from tests.liap_tasks.conftest import DEADLINE, wait_until
 
 
 class OverrunError(Exception):
@@ -75,12 +78,22 @@ def test_each_thread_gets_its_own_interruption() -> None:
 
 
 def test_many_blocks_in_time_leave_nothing_behind() -> None:
-    from liap_tasks import timeouts
-
     for _ in range(2000):
         with interrupt_after(DEADLINE, OverrunError):
             pass
     assert not timeouts._watchdog._blocks
+
+
+def test_a_block_that_was_looked_at_is_not_kept_alive() -> None:
+    class Held:
+        pass
+
+    held = Held()
+    gone = weakref.ref(held)
+    with call_after(3600, partial(str, held)):
+        wait_until(lambda: timeouts._watchdog._looks_at < math.inf)
+    del held
+    assert gone() is None
 
 
 ENDING_AS_IT_FIRES = """
