@@ -10,13 +10,10 @@ from __future__ import annotations
 
 import os
 import pickle
-import selectors
 import socket
-import struct
 import sys
 from collections.abc import Callable
 from functools import partial
-from time import monotonic, sleep
 from typing import Any
 
 from celery import Celery
@@ -26,9 +23,7 @@ from kombu.message import Message
 from kombu.serialization import dumps
 from kombu.utils.uuid import uuid
 
-from benchmarks.peers.relay import PAUSE
-
-LARGEST = 65_536
+from benchmarks.peers.relay import arrive, hand_on, print_rounds
 
 app = Celery("bench", broker="memory://")
 app.conf.update(task_ignore_result=True)
@@ -37,7 +32,7 @@ arrived = -1
 
 @app.task(name="bench.note")
 def note() -> None:
-    os.write(arrived, struct.pack("d", monotonic()))
+    arrive(arrived)
 
 
 def call() -> bytes:
@@ -79,18 +74,6 @@ def run(frame: bytes) -> None:
     fast_trace_task(*pickle.loads(frame))
 
 
-def hand_on(heard: socket.socket, work: Callable[[bytes], object]) -> None:
-    """Do a process's work for whatever it hears, asleep meanwhile; ends with the process before it."""
-    asleep = selectors.DefaultSelector()
-    asleep.register(heard, selectors.EVENT_READ)
-    while True:
-        asleep.select()
-        frame = heard.recv(LARGEST)
-        if not frame:
-            return
-        work(frame)
-
-
 def main(rounds: int) -> None:
     """Fork the broker, the worker and the child, and call."""
     global arrived
@@ -117,12 +100,7 @@ def main(rounds: int) -> None:
             os._exit(0)
     for end in ends - {caller}:
         end.close()
-    for _ in range(rounds):
-        sleep(PAUSE)
-        before = monotonic()
-        caller.send(call())
-        (then,) = struct.unpack("d", os.read(came, 8))
-        print(then - before)
+    print_rounds(rounds, lambda: caller.send(call()), came)
 
 
 if __name__ == "__main__":

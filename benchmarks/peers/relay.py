@@ -11,24 +11,39 @@ import selectors
 import socket
 import struct
 import sys
+from collections.abc import Callable
+from functools import partial
 from time import monotonic, sleep
 
+LARGEST = 65_536
 PAUSE = 0.002
 
 
-def pass_on(heard: socket.socket, tell: socket.socket | None, arrived: int) -> None:
-    """Hand each byte to the next process; the last one tells when it came. Ends with the process before it."""
+def hand_on(heard: socket.socket, work: Callable[[bytes], object]) -> None:
+    """Do a process's work for whatever it hears, asleep meanwhile; ends with the process before it."""
     asleep = selectors.DefaultSelector()
     asleep.register(heard, selectors.EVENT_READ)
     while True:
         asleep.select()
-        byte = heard.recv(1)
-        if not byte:
+        frame = heard.recv(LARGEST)
+        if not frame:
             return
-        if tell is None:
-            os.write(arrived, struct.pack("d", monotonic()))
-        else:
-            tell.send(byte)
+        work(frame)
+
+
+def arrive(arrived: int) -> None:
+    """Tell by a pipe that it has come to the last process now."""
+    os.write(arrived, struct.pack("d", monotonic()))
+
+
+def print_rounds(rounds: int, send: Callable[[], object], came: int) -> None:
+    """Send again and again, and print how long it took to come to the last process."""
+    for _ in range(rounds):
+        sleep(PAUSE)
+        before = monotonic()
+        send()
+        (then,) = struct.unpack("d", os.read(came, 8))
+        print(then - before)
 
 
 def main(processes: int, rounds: int) -> None:
@@ -40,19 +55,14 @@ def main(processes: int, rounds: int) -> None:
         first, heard = socket.socketpair()
         if not os.fork():
             first.close()
-            pass_on(heard, following, arrived)
+            hand_on(heard, following.send if following is not None else lambda _: arrive(arrived))
             os._exit(0)
         heard.close()
         if following is not None:
             following.close()
         following = first
     assert first is not None
-    for _ in range(rounds):
-        sleep(PAUSE)
-        before = monotonic()
-        first.send(b".")
-        (then,) = struct.unpack("d", os.read(came, 8))
-        print(then - before)
+    print_rounds(rounds, partial(first.send, b"."), came)
 
 
 if __name__ == "__main__":

@@ -259,10 +259,8 @@ def narrow_window(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("liap_tasks.worker.consumer.window_of", lambda tasks: 0)
 
 
-@pytest.mark.usefixtures("narrow_window")
-def test_what_waits_for_a_task_that_unsubscribes_stays_in_its_queue(
-    listeners: Listeners, outcomes: Outcomes, stats: Stats
-) -> None:
+def subscribe_slow(listeners: Listeners) -> tuple[threading.Semaphore, threading.Event]:
+    """Subscribe ``tests.slow`` to everything; return what it releases when it begins, and what it waits for."""
     begun, go_on = threading.Semaphore(0), threading.Event()
 
     @listeners.app.task(shared=False, name="tests.slow")
@@ -271,6 +269,14 @@ def test_what_waits_for_a_task_that_unsubscribes_stays_in_its_queue(
         go_on.wait(DEADLINE)
 
     listeners.events.subscribe("#", "tests.slow")
+    return begun, go_on
+
+
+@pytest.mark.usefixtures("narrow_window")
+def test_what_waits_for_a_task_that_unsubscribes_stays_in_its_queue(
+    listeners: Listeners, outcomes: Outcomes, stats: Stats
+) -> None:
+    begun, go_on = subscribe_slow(listeners)
     listeners.add("tests.stays")
     with EmbeddedWorker(listeners.app, concurrency=2):
         for number in range(40):
@@ -297,13 +303,6 @@ def test_what_waits_for_a_task_that_unsubscribes_stays_in_its_queue(
 def test_what_arrives_while_a_task_unsubscribes_stays_in_its_queue(
     listeners: Listeners, stats: Stats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun, go_on = threading.Semaphore(0), threading.Event()
-
-    @listeners.app.task(shared=False, name="tests.slow")
-    def slow(body: dict[str, Any]) -> None:
-        begun.release()
-        go_on.wait(DEADLINE)
-
     def numbers() -> dict[str, float]:
         return stats(listeners.app, "tests.slow")
 
@@ -313,7 +312,7 @@ def test_what_arrives_while_a_task_unsubscribes_stays_in_its_queue(
         return missing_queue(name)
 
     missing_queue = listeners.app.missing_queue
-    listeners.events.subscribe("#", "tests.slow")
+    begun, go_on = subscribe_slow(listeners)
     with EmbeddedWorker(listeners.app, concurrency=2):
         for number in range(40):
             listeners.events.publish("game.a", {"n": number})
