@@ -9,10 +9,10 @@ measurements.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from liap_tasks.timer_thread import start_timer
 from transports import Clock, SystemClock, VirtualClock
 
 __all__ = ["Cancellable", "call_after", "clock_of", "virtual_clock_of"]
@@ -40,13 +40,10 @@ def virtual_clock_of(app: Any) -> VirtualClock | None:
 
 
 def call_after(clock: Clock, seconds: float, function: Callable[..., object], args: tuple[Any, ...]) -> Cancellable:
-    """Call a function in ``seconds`` (>= 0) of this clock, in a thread of its own.
+    """Call a function in ``seconds`` (>= 0) of this clock, in another thread.
 
     By a :class:`VirtualClock` it is called in the thread that advances the clock.
     """
     if isinstance(clock, VirtualClock):
         return clock.call_after(seconds, function, args)
-    timer = threading.Timer(seconds, function, args)
-    timer.daemon = True
-    timer.start()
-    return timer
+    return start_timer(seconds, function, args)
