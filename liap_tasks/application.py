@@ -20,8 +20,8 @@ from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Protocol, get_args, get_type_hints, overload
 
 from amqp.exceptions import MessageNacked
-from celery import Celery, current_task
-from celery._state import connect_on_app_finalize
+from celery import Celery
+from celery._state import connect_on_app_finalize, get_current_task
 from celery.app.base import pydantic_wrapper  # type: ignore[attr-defined]  # not in the stubs
 from celery.backends.rpc import RPCBackend
 from celery.local import PromiseProxy
@@ -446,7 +446,7 @@ class LiapApp(Celery):
         What continues that task (the rest of its chain, its callbacks) has its deadline; what it starts by itself while
         it runs has not.
         """
-        parent = current_task
+        parent = get_current_task()
         source = self.main or ""
         if parent:
             source = parent.name

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from kombu import Queue
 from kombu.common import maybe_declare
-from kombu.serialization import dumps
 
 from liap_tasks.configuration import broker_feature
 from liap_tasks.process_lock import ProcessLock
+from liap_tasks.quick_json import encode
 
 if TYPE_CHECKING:
     from liap_tasks.application import LiapApp
@@ -73,7 +73,7 @@ class LaneChannel:
         Raises what ``kombu.Producer.publish`` raises for a body that cannot be encoded, and what the channel's
         ``basic_publish`` raises: ``QueueFullError`` among others.
         """
-        content_type, content_encoding, data = dumps(body, serializer)
+        content_type, content_encoding, data = encode(body, serializer)
         channel = self.channel
         message = channel.prepare_message(data, priority, content_type, content_encoding, headers, properties)
         channel.basic_publish(message, exchange, routing_key)

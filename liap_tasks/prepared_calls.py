@@ -34,6 +34,7 @@ from liap_tasks.errors import RoutingError
 from liap_tasks.keys import check_queue_honours_keys
 from liap_tasks.lane import Lane
 from liap_tasks.quick_repr import quick_repr
+from liap_tasks.sender import sender_name
 from transports import QueueFullError
 
 if TYPE_CHECKING:
@@ -228,6 +229,7 @@ class PreparedCalls:
             callbacks=maybe_list(given.get("link")),
             errbacks=maybe_list(given.get("link_error")),
             ignore_result=ignored,
+            origin=sender_name(),
             reply_to=given.pop("reply_to", None) or app.thread_oid,
             argsrepr=quick_repr(args or (), app.amqp.argsrepr_maxsize, frame.repr_levels),
             kwargsrepr=quick_repr(kwargs or {}, app.amqp.kwargsrepr_maxsize, frame.repr_levels),

@@ -9,9 +9,11 @@ from __future__ import annotations
 import gc
 import os
 import random
+import sys
 import tempfile
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -34,6 +36,9 @@ from liap_tasks.statistics import queue_statistics
 __all__ = ["play"]
 
 DELIVERY_SECONDS = 30.0
+SWITCH_SECONDS = 0.001
+"""How long a thread that computes keeps the others waiting for the interpreter (Python's own choice: 5 ms)."""
+
 FAULTS = (faults.broken_commentator, faults.sleepy_spectator)
 
 
@@ -49,7 +54,7 @@ def play(seed: int, console: Console, *, concurrency: int = 4, pace: float = 0.0
         tally = Tally()
         view = GameView(console, partial(queue_statistics, app))
         # All is opened here, and kept open for the whole game: the first event waits for none of it.
-        with closing(default_archive()), tally, EmbeddedWorker(app, concurrency=concurrency):
+        with _short_turns(), closing(default_archive()), tally, EmbeddedWorker(app, concurrency=concurrency):
             game_events.declare()
             gc.collect()
             gc.freeze()  # looking through all that has been imported would hold up an event for 50 ms
@@ -79,6 +84,17 @@ def play(seed: int, console: Console, *, concurrency: int = 4, pace: float = 0.0
     )
     console.print(f"took {seconds:.1f} s with seed {seed}", highlight=False)
     return complete and tally.twice == 0
+
+
+@contextmanager
+def _short_turns() -> Iterator[None]:
+    """Let threads of this process take turns that an event can wait for: the recorder's batches compute for longer."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_SECONDS)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 def _play_at_the_table(seed: int, tally: Tally, view: GameView, pace: float) -> GameResult:

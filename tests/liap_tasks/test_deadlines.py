@@ -273,7 +273,7 @@ def test_without_a_fallback_the_caller_is_told(new_app: Callable[..., LiapApp]) 
     def plain() -> None: ...
 
     with pytest.raises(AnswerTimeoutError):
-        plain.call_and_wait(timeout=0.05)
+        plain.call_and_wait(timeout=1)
     app.control.purge()
     plain.delay()
     with pytest.raises(QueueFullError):
