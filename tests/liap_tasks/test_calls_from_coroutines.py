@@ -115,7 +115,7 @@ def test_a_call_that_no_worker_answers_raises_in_time(app: LiapApp, stats: Calla
 
     with pytest.raises(AnswerTimeoutError) as caught:
         asyncio.run(unheard.call(timeout=1))
-    assert caught.value.timeout <= 0.05
+    assert caught.value.timeout <= 1
     assert isinstance(caught.value, TimeoutError)
     assert not app.replies._waiting
 
