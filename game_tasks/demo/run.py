@@ -38,6 +38,8 @@ __all__ = ["play"]
 DELIVERY_SECONDS = 30.0
 SWITCH_SECONDS = 0.001
 """How long a thread that computes keeps the others waiting for the interpreter (Python's own choice: 5 ms)."""
+COLLECTIONS = (5_000, 20, 100)
+"""When Python looks for garbage (its own choice, 700, 10 and 10, is 230 times a game, each tenth time for 2 ms)."""
 
 FAULTS = (faults.broken_commentator, faults.sleepy_spectator)
 
@@ -54,7 +56,7 @@ def play(seed: int, console: Console, *, concurrency: int = 4, pace: float = 0.0
         tally = Tally()
         view = GameView(console, partial(queue_statistics, app))
         # All is opened here, and kept open for the whole game: the first event waits for none of it.
-        with _short_turns(), closing(default_archive()), tally, EmbeddedWorker(app, concurrency=concurrency):
+        with _promptness(), closing(default_archive()), tally, EmbeddedWorker(app, concurrency=concurrency):
             game_events.declare()
             gc.collect()
             gc.freeze()  # looking through all that has been imported would hold up an event for 50 ms
@@ -87,14 +89,16 @@ def play(seed: int, console: Console, *, concurrency: int = 4, pace: float = 0.0
 
 
 @contextmanager
-def _short_turns() -> Iterator[None]:
-    """Let threads of this process take turns that an event can wait for: the recorder's batches compute for longer."""
-    before = sys.getswitchinterval()
+def _promptness() -> Iterator[None]:
+    """Have this process do in small portions what else an event would wait for."""
+    turns, collections = sys.getswitchinterval(), gc.get_threshold()
     sys.setswitchinterval(SWITCH_SECONDS)
+    gc.set_threshold(*COLLECTIONS)
     try:
         yield
     finally:
-        sys.setswitchinterval(before)
+        sys.setswitchinterval(turns)
+        gc.set_threshold(*collections)
 
 
 def _play_at_the_table(seed: int, tally: Tally, view: GameView, pace: float) -> GameResult:
