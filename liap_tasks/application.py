@@ -41,7 +41,7 @@ from liap_tasks.errors import ConfigurationError
 from liap_tasks.events import EventExchange
 from liap_tasks.keys import KEY_HEADERS, check_broker_honours_keys, headers_of_keys
 from liap_tasks.lane import Lane
-from liap_tasks.metadata import HEADER, MessageMetadata, deadline_in
+from liap_tasks.metadata import HEADER, MessageMetadata, deadline_in, first_headers
 from liap_tasks.policies import DeadLetterPolicy
 from liap_tasks.policies.deadline import deadline_from, seconds_until
 from liap_tasks.prepared_calls import PreparedCalls
@@ -397,7 +397,7 @@ class LiapApp(Celery):
             now=self.time_source.time(),
         )
         if HEADER not in headers:
-            headers.update(self.new_metadata(correlation_id, asked).as_headers())
+            headers.update(self.new_headers(correlation_id, asked))
         deadline = deadline_in(headers)
         if deadline is not None:
             options["expires"] = _sooner(options.get("expires"), deadline, self.now())
@@ -440,8 +440,8 @@ class LiapApp(Celery):
             name = queue.name if isinstance(queue, Queue) else queue or self.conf.task_default_queue
             raise QueueFullError(name, self.settings.max_queue_size, REFUSED_RETRY_AFTER) from error
 
-    def new_metadata(self, correlation_id: str | None = None, deadline: float | None = None) -> MessageMetadata:
-        """Return the metadata for a message sent now, by the running task if there is one.
+    def new_headers(self, correlation_id: str | None = None, deadline: float | None = None) -> dict[str, Any]:
+        """Return the headers with the metadata for a message sent now, by the running task if there is one.
 
         What continues that task (the rest of its chain, its callbacks) has its deadline; what it starts by itself while
         it runs has not.
@@ -455,7 +455,7 @@ class LiapApp(Celery):
             if deadline is None and getattr(parent.request, "liap_answered", False):
                 deadline = own.deadline
         now = self.time_source.time()
-        return MessageMetadata(source=source, correlation_id=correlation_id, timestamp=now, deadline=deadline)
+        return first_headers(source, timestamp=now, correlation_id=correlation_id, deadline=deadline)
 
     def now(self) -> datetime:
         """Return the time by the app's clock, in the app's time zone; Celery reckons expiries and schedules by it."""

@@ -120,7 +120,7 @@ def _request(
     """Return what a worker would have made of the call's message, had it come to one."""
     headers = dict(options.get("headers") or {})
     if HEADER not in headers:
-        headers.update(app.new_metadata(options.get("metadata_correlation_id")).as_headers())
+        headers.update(app.new_headers(options.get("metadata_correlation_id")))
     headers.update(headers_of_keys(name, ordering_key=options.get("ordering_key"), dedup_key=None))
     exchange, routing_key = _destination(app, name, args, kwargs, options, error)
     return Context(

@@ -386,7 +386,7 @@ class EventExchange:
             origin=sender_name(),
         )
         order = {} if ordering_key is None else {GROUP_HEADER: ordering_key}
-        return message._replace(headers={**message.headers, **self.app.new_metadata().as_headers(), **headers, **order})
+        return message._replace(headers={**message.headers, **self.app.new_headers(), **headers, **order})
 
     def _send(
         self, message: Any, exchange: str, routing_key: str, priority: MessagePriority | int | None, serializer: str

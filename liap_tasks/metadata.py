@@ -12,7 +12,17 @@ from typing import Any, Self
 from kombu.utils.encoding import safe_repr
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-__all__ = ["HEADER", "MAX_ERROR_TEXT", "MAX_REPLAYS", "Attempt", "MessageMetadata", "deadline_in", "shorten", "text_of"]
+__all__ = [
+    "HEADER",
+    "MAX_ERROR_TEXT",
+    "MAX_REPLAYS",
+    "Attempt",
+    "MessageMetadata",
+    "deadline_in",
+    "first_headers",
+    "shorten",
+    "text_of",
+]
 
 HEADER = "liap"
 MAX_ATTEMPTS = 20
@@ -65,15 +75,8 @@ class MessageMetadata(BaseModel):
 
     def as_headers(self) -> dict[str, Any]:
         """Return the header that carries this."""
-        # By hand: with every publish, and pydantic takes ten times as long.
-        table: dict[str, Any] = {"source": self.source}
-        if self.correlation_id is not None:
-            table["correlation_id"] = self.correlation_id
-        if self.timestamp is not None:
-            table["timestamp"] = self.timestamp
-        table["attempts"] = [attempt.model_dump(mode="json") for attempt in self.attempts]
-        if self.deadline is not None:
-            table["deadline"] = self.deadline
+        attempts = [attempt.model_dump(mode="json") for attempt in self.attempts]
+        table = _table(self.source, self.correlation_id, self.timestamp, attempts, self.deadline)
         if self.replayed_from is not None:
             table["replayed_from"] = self.replayed_from
         if self.replays:
@@ -86,6 +89,28 @@ class MessageMetadata(BaseModel):
         if len(attempts) > MAX_ATTEMPTS:
             attempts = (attempts[0], *attempts[-MAX_ATTEMPTS + 1 :])
         return self.model_copy(update={"attempts": attempts})
+
+
+def first_headers(
+    source: str, *, timestamp: float, correlation_id: str | None = None, deadline: float | None = None
+) -> dict[str, Any]:
+    """Return the header of a message that nobody has tried yet, as its MessageMetadata would."""
+    return {HEADER: _table(source, correlation_id, timestamp, [], deadline)}
+
+
+def _table(
+    source: str, correlation_id: str | None, timestamp: float | None, attempts: list[Any], deadline: float | None
+) -> dict[str, Any]:
+    # By hand: with every publish, and pydantic takes ten times as long.
+    table: dict[str, Any] = {"source": source}
+    if correlation_id is not None:
+        table["correlation_id"] = correlation_id
+    if timestamp is not None:
+        table["timestamp"] = timestamp
+    table["attempts"] = attempts
+    if deadline is not None:
+        table["deadline"] = deadline
+    return table
 
 
 def deadline_in(headers: Mapping[str, Any] | None) -> float | None:

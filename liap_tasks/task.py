@@ -143,8 +143,10 @@ class LiapTask(Task[Any, Any]):
                     answer_within=options.pop("answer_within", None),
                     now=self.app.time_source.time(),
                 )
-                metadata = self.app.new_metadata(correlation_id, deadline)
-                options["headers"] = {**metadata.as_headers(), **(options.get("headers") or {})}
+                options["headers"] = {
+                    **self.app.new_headers(correlation_id, deadline),
+                    **(options.get("headers") or {}),
+                }
             elif delivery is not None and delivery.correlation_id is not None:
                 options["metadata_correlation_id"] = delivery.correlation_id
             return super().apply_async(args, kwargs, task_id, producer, link, link_error, shadow, **options)

@@ -21,7 +21,7 @@ from liap_tasks import (
     RetryPolicy,
     dead_letters,
 )
-from liap_tasks.metadata import Attempt
+from liap_tasks.metadata import Attempt, first_headers
 from tests.liap_tasks.conftest import Outcomes
 from transports import VirtualClock, reset_broker
 
@@ -305,3 +305,14 @@ def test_metadata_written_by_hand_are_what_the_model_says(metadata: MessageMetad
     assert written["liap"] == metadata.model_dump(
         mode="json", exclude_none=True, exclude=None if metadata.replays else {"replays"}
     )
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"source": "", "timestamp": 1.5},
+        {"source": "game", "timestamp": 1.5, "correlation_id": "c", "deadline": 2.5},
+    ],
+)
+def test_the_first_metadata_of_a_message_are_the_model_s(fields: dict[str, Any]) -> None:
+    assert first_headers(**fields) == MessageMetadata(**fields).as_headers()
