@@ -8,7 +8,7 @@ import queue
 import random
 import threading
 import weakref
-from collections.abc import Iterator
+from time import monotonic
 
 import pytest
 
@@ -17,36 +17,47 @@ from liap_tasks.timer_thread import start_timer
 from tests.liap_tasks.conftest import DEADLINE
 from tests.transports.forking import in_child
 
-NAME = "liap-timers"
-
 
 @pytest.fixture(autouse=True)
-def timers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Have threads of this test alone, and see them go."""
-    before = set(threading.enumerate())
-    monkeypatch.setattr(timer_thread, "IDLE_SECONDS", 0.05)
+def timers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have threads of this test alone."""
     monkeypatch.setattr(timer_thread, "_timers", timer_thread._Timers())
-    yield
-    for thread in set(threading.enumerate()) - before:
-        if thread.name == NAME:
-            thread.join(DEADLINE)
-            assert not thread.is_alive()
 
 
-def test_calls_are_made_in_the_order_of_their_times_by_one_thread() -> None:
-    made: queue.Queue[tuple[int, int]] = queue.Queue()
+def test_no_call_is_made_before_its_time_or_twice() -> None:
+    made: queue.Queue[tuple[float, float]] = queue.Queue()
 
-    def note(number: int) -> None:
-        made.put((number, threading.get_ident()))
+    def note(due: float) -> None:
+        made.put((due, monotonic()))
 
-    for number in (3, 1, 4, 0, 2):
-        start_timer(0.05 + number / 100, note, (number,))
+    for wait in (0.03, 0.01, 0.04, 0.0, 0.02):
+        start_timer(wait, note, (monotonic() + wait,))
     found = [made.get(timeout=DEADLINE) for _ in range(5)]
-    assert [number for number, _ in found] == [0, 1, 2, 3, 4]
-    assert (
-        len({thread for _, thread in found}) <= 2
-    )  # who is called to watch may be there before who made the last call
-    assert threading.get_ident() not in {thread for _, thread in found}
+    assert all(at >= due for due, at in found)
+    assert made.empty()
+
+
+def test_a_call_that_is_sooner_than_the_others_waits_for_none_of_them() -> None:
+    made = threading.Event()
+    far = [start_timer(3600, print) for _ in range(3)]
+    start_timer(0.01, made.set)
+    assert made.wait(DEADLINE)
+    for timer in far:
+        timer.cancel()
+
+
+def test_calls_one_after_the_other_are_made_by_few_threads_which_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timer_thread, "IDLE_SECONDS", 0.2)
+    made: queue.Queue[threading.Thread] = queue.Queue()
+    threads = set()
+    for _ in range(50):
+        start_timer(0, lambda: made.put(threading.current_thread()))
+        threads.add(made.get(timeout=DEADLINE))
+    assert len(threads) <= 10  # two, if no thread is held up
+    assert threading.current_thread() not in threads
+    for thread in threads:
+        thread.join(DEADLINE)
+        assert not thread.is_alive()
 
 
 def test_a_call_that_takes_long_holds_up_no_other() -> None:
@@ -73,7 +84,7 @@ def test_a_call_that_is_taken_back_is_not_made_and_keeps_nothing() -> None:
     second.cancel()
     gc.collect()
     assert gone() is None
-    last = start_timer(0.06, made.put, ("last",))  # also wakes the thread, which slept for the others
+    last = start_timer(0.06, made.put, ("last",))
     assert made.get(timeout=DEADLINE) == "last"
     last.cancel()
     assert made.empty()
@@ -148,4 +159,3 @@ def test_a_forked_child_has_a_thread_of_its_own() -> None:
 
     assert in_child(call_one) == "True"
     far.cancel()
-    start_timer(0, int)  # wakes the thread, which has nothing to wait for any more
