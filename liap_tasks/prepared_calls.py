@@ -28,9 +28,9 @@ from celery.utils.log import get_logger
 from kombu import Queue
 from kombu.common import Broadcast
 from kombu.entity import maybe_delivery_mode
-from kombu.utils.uuid import uuid
 
 from liap_tasks.errors import RoutingError
+from liap_tasks.identity import random_uuid
 from liap_tasks.keys import check_queue_honours_keys
 from liap_tasks.lane import Lane
 from liap_tasks.quick_repr import quick_repr
@@ -73,7 +73,7 @@ class _Route:
         self.options = options
         self.delivery_mode = maybe_delivery_mode(queue.exchange.delivery_mode or default_delivery_mode)
         direct = queue.exchange.type == "direct" and not isinstance(queue, Broadcast)
-        self.quick = direct and _given(options) <= ROUTED
+        self.quick = direct and _given(options).keys() <= ROUTED
 
 
 class _Frame:
@@ -83,6 +83,7 @@ class _Frame:
         conf: Any = app.conf
         self.eager = bool(conf.task_always_eager)
         amqp: Any = app.amqp
+        self.amqp = amqp
         conf = self.conf = app.conf  # what was pending has been read by now
         self.changes = dict(conf.changes)
         self.maps = len(conf.maps)
@@ -107,6 +108,7 @@ class _Frame:
         """Tell whether nothing has changed."""
         return (
             conf is self.conf
+            and amqp is self.amqp
             and conf.__dict__["changes"] == self.changes
             and len(conf.__dict__["maps"]) == self.maps
             and amqp.router is self.router
@@ -149,7 +151,9 @@ class PreparedCalls:
         """Return what holds now."""
         app: Any = self._app
         frame = self._frame
-        if frame is None or not frame.holds(app.conf, app.amqp):
+        # Read past the property, which is slow for what each publish asks twice.
+        amqp = vars(app).get("amqp") or app.amqp
+        if frame is None or not frame.holds(app.conf, amqp):
             frame = self._frame = _Frame(app)
         return frame
 
@@ -168,13 +172,14 @@ class PreparedCalls:
         """
         frame = self.frame()
         task = options.get("task_type")
-        if not frame.possible or task is None or _watched() or not _given(options) <= PLAIN:
+        given = _given(options)
+        if not frame.possible or task is None or _watched() or not given.keys() <= PLAIN:
             return None
         try:
             lane = self._lane.channel()
             if lane is None:
                 return None
-            return self._publish(frame, lane, name, args, kwargs, task, headers, options)
+            return self._publish(frame, lane, name, args, kwargs, task, headers, options, given)
         except (QueueFullError, RoutingError):
             raise
         except Exception as error:  # noqa: BLE001 - Celery meets it again, and raises it in its way or gets past it
@@ -191,12 +196,14 @@ class PreparedCalls:
         task: Any,
         headers: dict[str, Any],
         options: dict[str, Any],
+        given: dict[str, Any],
     ) -> Any | None:
         app: Any = self._app
+        amqp: Any = frame.amqp
         route = frame.route(name, args, kwargs, task, headers, options)
         if route is None:
             return None
-        given = {**route.options, **{key: value for key, value in options.items() if value is not None}}
+        given = {**route.options, **given}
         if not frame.fixed:
             options.update(given, queue=route.queue)
         if not route.quick:
@@ -218,9 +225,9 @@ class PreparedCalls:
         if not ignored and not self._expect_reply(lane, backend):
             return None
         # Kept for Celery, should the broker be lost before it has confirmed: the same call then, not another.
-        task_id = options["task_id"] = given.get("task_id") or uuid()
+        task_id = options["task_id"] = given.get("task_id") or random_uuid()
         check_queue_honours_keys(name, headers, route.queue)
-        message = app.amqp.create_task_message(
+        message = amqp.create_task_message(
             task_id,
             name,
             args,
@@ -231,9 +238,9 @@ class PreparedCalls:
             ignore_result=ignored,
             origin=sender_name(),
             reply_to=given.pop("reply_to", None) or app.thread_oid,
-            argsrepr=quick_repr(args or (), app.amqp.argsrepr_maxsize, frame.repr_levels),
-            kwargsrepr=quick_repr(kwargs or {}, app.amqp.kwargsrepr_maxsize, frame.repr_levels),
-            **{key: given[key] for key in given.keys() & MESSAGE},
+            argsrepr=quick_repr(args or (), amqp.argsrepr_maxsize, frame.repr_levels),
+            kwargsrepr=quick_repr(kwargs or {}, amqp.kwargsrepr_maxsize, frame.repr_levels),
+            **{key: value for key, value in given.items() if key in MESSAGE},
         )
         message.headers.update(headers)
         properties.update(message.properties)
@@ -272,8 +279,8 @@ def _watched() -> bool:
     )
 
 
-def _given(options: Mapping[str, Any]) -> set[str]:
-    return {name for name, value in options.items() if value is not None}
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _seconds_left(expires: Any, app: Any) -> float | None:

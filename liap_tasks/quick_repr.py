@@ -33,6 +33,8 @@ def quick_repr(value: Any, max_length: int, max_levels: int) -> str:
     0; Celery's own does everything else.
     """
     if max_length > 0 and max_levels > 0:
+        if not value and type(value) in _BRACKETS:
+            return "".join(_BRACKETS[type(value)])
         writer = _Writer(max_length, max_levels)
         try:
             writer.write(value, 0)
