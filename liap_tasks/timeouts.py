@@ -7,7 +7,8 @@ thread that overran (``PyThreadState_SetAsyncExc``), so that the task can clean 
 Under gevent a thread is a greenlet, and gevent's own timeouts do this; like them they work where a greenlet waits.
 
 Limits: Python checks for such an exception between bytecodes. A thread inside a C call (``time.sleep(60)``, a blocking
-socket without timeout) gets it when the call returns.
+socket without timeout) gets it when the call returns. One that comes while the thread is in a destructor, or in a
+callback of the garbage collector, is lost: Python ignores what is raised there.
 """
 
 from __future__ import annotations
