@@ -62,13 +62,9 @@ def _copy_dict(table: dict[Any, Any], plain: frozenset[type]) -> dict[Any, Any]:
     # Twice per message: first the cheap copy, then only what needs more.
     copy = dict(table)
     for key, value in table.items():
-        kind = type(value)
-        if kind not in plain:
+        if type(value) not in plain:
             try:
-                if kind is dict:
-                    copy[key] = _copy_dict(value, plain) if value else {}
-                else:
-                    copy[key] = _copy_value(value, plain) if value or kind is not list else []
+                copy[key] = _copy_value(value, plain)
             except _NotCarried as found:
                 raise _NotCarried(f"{key}.{found.path}".rstrip("."), found.value) from None
     return copy
