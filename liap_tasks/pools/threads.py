@@ -43,6 +43,9 @@ logger = get_logger("liap_tasks.pools.threads")
 
 LOOK_SECONDS = 0.1
 
+HAND_OVER_SECONDS = 0.002
+"""How long a thread is waited for at most: another may keep the interpreter."""
+
 
 class _Job:
     """One call of Celery's tracer, whom to tell, and how long to wait for its end."""
@@ -130,7 +133,9 @@ class TaskPool(BasePool):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.limit = self.limit or 1
-        self._changed = threading.Condition()
+        lock = threading.RLock()
+        self._changed = threading.Condition(lock)
+        self._taken = threading.Condition(lock)
         self._waiting: deque[_Job] = deque()
         self._threads: set[threading.Thread] = set()
         self._reporting: set[threading.Thread] = set()  # they deal with the messages of stuck ones
@@ -173,6 +178,16 @@ class TaskPool(BasePool):
                 self._changed.notify()
         return job
 
+    def let_begin(self) -> None:
+        """Wait until an idle thread has taken what was given last.
+
+        Python lets a thread that was woken wait for the interpreter until the one that woke it has something to wait
+        for itself: with the next message to look at, that is a quarter of what an event is under way.
+        """
+        with self._changed:
+            if self._waiting and self._idle:
+                self._taken.wait(HAND_OVER_SECONDS)
+
     def _add_thread(self) -> None:
         self._started += 1
         thread = threading.Thread(target=self._work, name=f"liap-pool-thread-{self._started}", daemon=True)
@@ -204,6 +219,7 @@ class TaskPool(BasePool):
                         self._threads.discard(threading.current_thread())
                         return None
                     self._changed.wait()
+                self._taken.notify_all()
                 return self._waiting.popleft()
             finally:
                 self._idle -= 1

@@ -64,6 +64,11 @@ class InProcessConnection:
             arrival = following
         self._hand_out(arrival)
 
+    @property
+    def in_hand(self) -> int:
+        """How many deliveries have arrived and are not handed out yet."""
+        return len(self.inbox)
+
     def _hand_out(self, arrival: Arrival) -> None:
         channel = self.channels.get(arrival.channel)
         if channel is not None:

@@ -91,6 +91,10 @@ class Inbox(engine.Sink):
 
     # -- the draining side -------------------------------------------------------------------------------------
 
+    def __len__(self) -> int:
+        """Return how many arrivals wait."""
+        return len(self._arrivals)
+
     def take(self) -> Arrival | None:
         """Return the next arrival, or None."""
         with self._taking:
