@@ -29,6 +29,7 @@ from kombu import Queue
 from kombu.exceptions import OperationalError
 from pydantic import BaseModel
 
+from liap_tasks.calls import reached
 from liap_tasks.commands.one_line import end_celery_command
 from liap_tasks.configuration import broker_feature, celery_configuration, check_broker, work_queue
 from liap_tasks.configuration import transport_options as transport_options_for
@@ -173,6 +174,24 @@ class LiapApp(Celery):
                 PUBLISHING_THREADS, thread_name_prefix="liap-publish", initializer=replies.name_thread
             )
         return self._publishing_threads
+
+    def connect(self) -> None:
+        """Open what the first publish and the first call that is waited for would open; blocks this thread.
+
+        For the start of a program: it learns then that the broker is not there, and its first message takes no longer
+        than the others. :meth:`disconnect` closes it. Raises BrokerUnavailableError when the broker cannot be reached.
+        Does nothing with ``task_always_eager``.
+        """
+        if self.conf.task_always_eager:
+            return
+        reached(self, self._open_for_publishing)
+        if isinstance(self.backend, RPCBackend):
+            self.replies.listen()
+
+    def _open_for_publishing(self) -> None:
+        if self.lane.channel() is None:
+            with self.producer_or_acquire() as producer:
+                producer.connection.ensure_connection(max_retries=1, interval_start=0)
 
     def disconnect(self) -> None:
         """Close what is connected: publishing threads, reply queue, store. It is made anew when it is needed."""

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from liap_tasks.application import LiapApp
     from liap_tasks.task import LiapTask
 
-__all__ = ["PUBLISH_SECONDS", "AwaitableResult", "answer", "answer_now", "publish"]
+__all__ = ["PUBLISH_SECONDS", "AwaitableResult", "answer", "answer_now", "publish", "reached"]
 
 logger = get_logger("liap_tasks.calls")
 
@@ -144,7 +144,7 @@ async def run_in_publishing_thread(app: LiapApp, work: Callable[[], T], timeout:
     timeout: seconds it may take. what: what is published, for the error. Raises BrokerUnavailableError when the broker
     cannot be reached or has not taken it by then.
     """
-    future = app.publishing_threads.submit(_reached, app, work)
+    future = app.publishing_threads.submit(reached, app, work)
     try:
         async with asyncio.timeout(timeout):
             return await asyncio.wrap_future(future)
@@ -233,7 +233,7 @@ class _Sending:
         threads = app.publishing_threads
         self._expected = _Expected(task, self._id) if wanted and isinstance(app.backend, RPCBackend) else None
         self.future = threads.submit(
-            _reached, app, partial(task.apply_async, args, dict(kwargs), task_id=self._id, **options)
+            reached, app, partial(task.apply_async, args, dict(kwargs), task_id=self._id, **options)
         )
 
     def result(self, published: Any) -> AwaitableResult:
@@ -257,7 +257,8 @@ class _Sending:
         return _too_slow(self._app, f"task {self._task.name}[{self._id}]", timeout)
 
 
-def _reached(app: LiapApp, work: Callable[[], T]) -> T:
+def reached(app: LiapApp, work: Callable[[], T]) -> T:
+    """Do some work that needs the broker; raises BrokerUnavailableError when that cannot be reached."""
     try:
         return work()
     except (OperationalError, AccessRefused, NotAllowed) as error:  # wrong password, no such virtual host

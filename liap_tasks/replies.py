@@ -45,7 +45,8 @@ Meta = Mapping[str, Any]
 class Replies:
     """The reply queue of one process and those who wait for answers.
 
-    The thread that consumes it starts with the first call, and ends when nobody has waited for half a minute.
+    The thread that consumes it starts with the first call (or by :meth:`listen`), and ends when nobody has waited for
+    half a minute.
     """
 
     def __init__(self, app: LiapApp) -> None:
@@ -74,10 +75,18 @@ class Replies:
         future: Future[Meta] = Future()
         with self._lock:
             self._waiting.setdefault(task_id, []).append(future)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._receive, name="liap-replies", daemon=True)
-                self._thread.start()
+            self._listen()
         return future
+
+    def listen(self) -> None:
+        """Start the thread, which else the first call waits for."""
+        with self._lock:
+            self._listen()
+
+    def _listen(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._receive, name="liap-replies", daemon=True)
+            self._thread.start()
 
     def overhear(self) -> Overhearing:
         """Keep the answers that arrive from now on for :meth:`share`, until what is returned is over."""

@@ -17,7 +17,7 @@ from typing import Any
 
 from celery.utils.log import get_logger
 
-__all__ = ["Timer", "start_timer"]
+__all__ = ["Timer", "get_ready", "start_timer"]
 
 logger = get_logger("liap_tasks.timers")
 
@@ -57,6 +57,11 @@ def start_timer(seconds: float, function: Callable[..., object], args: tuple[Any
     return timer
 
 
+def get_ready() -> None:
+    """Start the thread that watches over the calls, which else the first of them waits for."""
+    _timers.start()
+
+
 class _Timers:
     """The calls to be made, and their threads.
 
@@ -72,6 +77,12 @@ class _Timers:
         self._numbers = itertools.count()
         self._watched = False
         self._spare = 0
+
+    def start(self) -> None:
+        """Have somebody watch, before there is anything to watch."""
+        with self._changed:
+            if not self._watched:
+                self._have_watched()
 
     def add(self, due: float, timer: Timer) -> None:
         """Have a call made at a reading of the monotonic clock."""

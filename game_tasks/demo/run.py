@@ -57,6 +57,7 @@ def play(seed: int, console: Console, *, concurrency: int = 4, pace: float = 0.0
         view = GameView(console, partial(queue_statistics, app))
         # All is opened here, and kept open for the whole game: the first event waits for none of it.
         with _promptness(), closing(default_archive()), tally, EmbeddedWorker(app, concurrency=concurrency):
+            app.connect()
             game_events.declare()
             gc.collect()
             gc.freeze()  # looking through all that has been imported would hold up an event for 50 ms

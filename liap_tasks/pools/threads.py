@@ -33,9 +33,9 @@ from celery.exceptions import WorkerTerminate
 from celery.platforms import EX_FAILURE
 from celery.utils.log import get_logger
 
+from liap_tasks import timeouts, timer_thread
 from liap_tasks.giving_up import CURRENT, Endurance
 from liap_tasks.pools.telling import Teller
-from liap_tasks.timeouts import call_after, get_ready
 
 __all__ = ["SoloPool", "TaskPool"]
 
@@ -86,7 +86,7 @@ class _Job:
         token = CURRENT.set(self.endurance)
         limit: AbstractContextManager[Any] = nullcontext()
         if self.timeout and self.timeout_callback is not None:
-            limit = call_after(self.timeout, lambda: self._give_up(stuck, thread))
+            limit = timeouts.call_after(self.timeout, lambda: self._give_up(stuck, thread))
         try:
             with limit:
                 target, args, kwargs = self.call
@@ -149,7 +149,8 @@ class TaskPool(BasePool):
 
     def on_start(self) -> None:
         """Start the threads and what watches over them, so that the first tasks wait for none of it."""
-        get_ready()
+        timeouts.get_ready()
+        timer_thread.get_ready()
         with self._changed:
             for _ in range(self.limit):
                 self._add_thread()

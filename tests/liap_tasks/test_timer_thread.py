@@ -155,3 +155,12 @@ def test_a_forked_child_has_a_thread_of_its_own() -> None:
 
     assert in_child(call_one) == "True"
     far.cancel()
+
+
+def test_the_thread_can_be_there_before_the_first_call() -> None:
+    timer_thread.get_ready()
+    wait_until(lambda: timer_thread._timers._watched)
+    threads = set(threading.enumerate())
+    made: queue.Queue[threading.Thread] = queue.Queue()
+    start_timer(0, lambda: made.put(threading.current_thread()))
+    assert made.get(timeout=DEADLINE) in threads
