@@ -58,6 +58,7 @@ class GameArchive:
             _metadata.create_all(connection)
         dialect: Any = sqlite if self._engine.dialect.name == "sqlite" else postgresql
         self._insert = dialect.insert
+        self._insert_events = dialect.insert(_events).on_conflict_do_nothing().returning(_events.c.event_id)
 
     def store_events(self, events: Iterable[GameEvent]) -> int:
         """Store events in one transaction and return how many of them were new."""
@@ -75,8 +76,7 @@ class GameArchive:
         if not rows:
             return 0
         with self._engine.begin() as connection:
-            insert = self._insert(_events).on_conflict_do_nothing().returning(_events.c.event_id)
-            return len(connection.execute(insert, rows).all())
+            return len(connection.execute(self._insert_events, rows).all())
 
     def store_event(self, event: GameEvent) -> bool:
         """Store an event and tell whether it was new."""
