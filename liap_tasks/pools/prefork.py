@@ -1,4 +1,4 @@
-"""Celery's prefork pool, which notices at once that one of its processes has died.
+"""Celery's prefork pool, which notices at once that one of its processes has died, and knows what each has been given.
 
 Chosen by ``celery worker -P prefork`` and the default on RabbitMQ and Redis.
 
@@ -23,6 +23,24 @@ LONGEST_PAUSE = 1.0
 
 class _Processes(AsynPool):
     """The processes, on Celery's event loop."""
+
+    # Celery's own; a process is known by the file number of its pipe.
+    _cache: dict[int, Any]
+    _busy_workers: set[int]
+
+    def flush(self) -> None:
+        """Called when the connection is lost or the worker stops: forget the calls that no process has been given.
+
+        Celery forgets those, too, that a process has and has not said to begin: it runs them all the same, while their
+        messages go back to the queue (celery 5.7).
+        """
+        given = {number: call for number, call in self._cache.items() if call._write_to and not call._accepted}
+        busy = set(self._busy_workers)
+        super().flush()
+        for number, call in given.items():
+            if call._write_to._is_alive():
+                self._cache[number] = call
+                self._busy_workers |= busy & {call._write_to.inqW_fd}
 
     def _event_process_exit(self, hub: Any, proc: Any, pause: float = FIRST_PAUSE) -> None:
         """Called when a process has closed its pipe, and again after ``pause`` seconds until it has ended."""
