@@ -182,14 +182,16 @@ class Run:
 
     def drained(self, number: int) -> float:
         """Return tasks per second from the first one on; the workers start meanwhile."""
-        first = 0.0
+        before, first = 0, 0.0
         deadline = monotonic() + PATIENCE
         while (done := self.counted.stat().st_size) < number:
-            if done and not first:
-                first, before = monotonic(), done
+            if done and not before:
+                before, first = done, monotonic()
             if monotonic() > deadline:
                 raise TimeoutError(f"{done} of {number} tasks, see {self.counted.parent / 'log'}")
             sleep(POLL_SECONDS)
+        if not before:
+            raise ValueError(f"{number} tasks are done at the first look: too few to tell how many a second")
         return (number - before) / (monotonic() - first)
 
     def latencies(self, rounds: int) -> tuple[float, float]:
