@@ -126,8 +126,8 @@ class LiapConsumer(Consumer):
 
     def _in_hand(self) -> float:
         """Return how many messages have arrived that this consumer has not looked at, as far as one can know."""
-        connection: Any = getattr(self.task_consumer.channel, "connection", None)
-        in_hand: float = getattr(connection, "in_hand", math.inf)
+        channel: Any = getattr(self.task_consumer, "channel", None)  # neither is there while it connects again
+        in_hand: float = getattr(getattr(channel, "connection", None), "in_hand", math.inf)
         return in_hand
 
     def _apply_in_pool(self, *args: Any, **options: Any) -> Any:

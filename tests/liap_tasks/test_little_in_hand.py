@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -45,3 +46,16 @@ def test_of_many_messages_the_last_two(app: LiapApp, outcomes: Outcomes, let_beg
     with EmbeddedWorker(app, concurrency=4):
         assert outcomes.states(12) == ["SUCCESS"] * 12
     assert len(let_begin) == 2
+
+
+def test_one_that_is_due_while_the_worker_connects_again_begins(app: LiapApp) -> None:
+    @app.task(shared=False, name="tests.noop")
+    def noop() -> None: ...
+
+    with EmbeddedWorker(app) as worker:
+        consumer: Any = getattr(worker._controller, "consumer", None)
+    admitted: list[Any] = []
+    consumer.waiting_lines.admit = admitted.append
+    consumer.task_consumer = None
+    consumer.on_task_request(SimpleNamespace(task=noop))
+    assert len(admitted) == 1
