@@ -9,11 +9,9 @@ from __future__ import annotations
 import gc
 import os
 import random
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -25,22 +23,19 @@ from game_tasks.application import app, game_events
 from game_tasks.archive import default_archive
 from game_tasks.bot_tasks import ask_bot
 from game_tasks.demo import faults
+from game_tasks.demo.promptness import promptly
 from game_tasks.demo.tally import Tally
 from game_tasks.demo.view import GameView, dead_letter_table, queue_table
 from game_tasks.events import GameEvent
 from game_tasks.publishing import publish
 from game_tasks.table import GameResult, play_game
 from liap_tasks import EmbeddedWorker, dead_letters
+from liap_tasks.configuration import broker_feature
 from liap_tasks.statistics import queue_statistics
 
 __all__ = ["play"]
 
 DELIVERY_SECONDS = 30.0
-SWITCH_SECONDS = 0.001
-"""How long a thread that computes keeps the others waiting for the interpreter (Python's own choice: 5 ms)."""
-COLLECTIONS = (5_000, 20, 100)
-"""When Python looks for garbage (its own choice, 700, 10 and 10, is 230 times a game, each tenth time for 2 ms)."""
-
 FAULTS = (faults.broken_commentator, faults.sleepy_spectator)
 
 
@@ -56,7 +51,8 @@ def play(seed: int, console: Console, *, concurrency: int = 4, pace: float = 0.0
         tally = Tally()
         view = GameView(console, partial(queue_statistics, app))
         # All is opened here, and kept open for the whole game: the first event waits for none of it.
-        with _promptness(), closing(default_archive()), tally, EmbeddedWorker(app, concurrency=concurrency):
+        prompt = promptly(alone=broker_feature(app.conf.broker_url, "in_process"))
+        with prompt, closing(default_archive()), tally, EmbeddedWorker(app, concurrency=concurrency):
             app.connect()
             game_events.declare()
             gc.collect()
@@ -87,19 +83,6 @@ def play(seed: int, console: Console, *, concurrency: int = 4, pace: float = 0.0
     )
     console.print(f"took {seconds:.1f} s with seed {seed}", highlight=False)
     return complete and tally.twice == 0
-
-
-@contextmanager
-def _promptness() -> Iterator[None]:
-    """Have this process do in small portions what else an event would wait for."""
-    turns, collections = sys.getswitchinterval(), gc.get_threshold()
-    sys.setswitchinterval(SWITCH_SECONDS)
-    gc.set_threshold(*COLLECTIONS)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(turns)
-        gc.set_threshold(*collections)
 
 
 def _play_at_the_table(seed: int, tally: Tally, view: GameView, pace: float) -> GameResult:
