@@ -7,13 +7,13 @@ can end it either. One thread for each watched loop asks it four times a second 
 from __future__ import annotations
 
 import asyncio
-import sys
 import threading
-import traceback
 from time import monotonic
 from typing import Any
 
 from celery.utils.log import get_logger
+
+from liap_tasks.stacks import stack_of
 
 __all__ = ["Watchdog"]
 
@@ -58,8 +58,7 @@ class Watchdog:
 
     def _tell(self, seconds: float) -> None:
         running = asyncio.current_task(self._loop)
-        frame = sys._current_frames().get(self._thread_id)
-        stack = "".join(traceback.format_stack(frame)[-STACK_LINES:]) if frame else ""
+        stack = stack_of(self._thread_id, STACK_LINES)
         steps: Any = running.get_coro() if running else None
         driver = getattr(steps, "driver", None)  # one of ours, else a task that a coroutine started
         name = driver.name if driver is not None else repr(running) if running else "a callback"

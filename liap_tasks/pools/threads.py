@@ -19,9 +19,7 @@ Why not ``concurrent.futures``: its threads cannot be replaced.
 
 from __future__ import annotations
 
-import sys
 import threading
-import traceback
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -36,6 +34,7 @@ from celery.utils.log import get_logger
 from liap_tasks import timeouts, timer_thread
 from liap_tasks.giving_up import CURRENT, Endurance
 from liap_tasks.pools.telling import Teller
+from liap_tasks.stacks import stack_of
 
 __all__ = ["SoloPool", "TaskPool"]
 
@@ -108,8 +107,7 @@ class _Job:
             threading.Thread(target=self._report, args=(stuck, thread), name="liap-stuck-task", daemon=True).start()
 
     def _report(self, stuck: Callable[[_Job, int], None], thread: int) -> None:
-        frame = sys._current_frames().get(thread)
-        where = "".join(traceback.format_stack(frame)[-3:]) if frame is not None else "it has just ended"
+        where = stack_of(thread, 3) or "it has just ended"
         logger.error(
             "%s did not end within %g s and cannot be interrupted; it is given up. It is stuck at:\n%s",
             self.name,
