@@ -8,12 +8,11 @@ import signal
 import pytest
 
 from liap_tasks import LiapApp, dead_letters
-from liap_tasks.configuration import DEFAULT_QUEUE
 from tests.liap_tasks.conftest import wait_until
 from tests.liap_tasks.kill import tasks
 from tests.liap_tasks.kill.conftest import Runs, StartWorker
 from tests.liap_tasks.kill.test_child_killed import DEADLINE, only_child
-from tests.liap_tasks.kill.test_worker_killed import waiting
+from tests.liap_tasks.kill.test_worker_killed import task_queue, waiting
 
 
 @pytest.mark.rabbitmq
@@ -27,15 +26,9 @@ def test_it_is_done_and_its_message_does_not_go_back(rabbit: LiapApp, start_work
     assert worker.process.wait(lambda: worker.logs().count(" received") == 3, DEADLINE), worker.logs()
 
     worker.kill("SIGTERM")
-    wait_until(lambda: consumers(rabbit) == 0)
+    wait_until(lambda: task_queue(rabbit).consumer_count == 0)
     os.kill(child, signal.SIGCONT)
 
     worker.wait_for_end(DEADLINE)
     assert [runs.of(f"call-{number}") for number in range(3)] == [["begun", "done"], [], []]
     assert (waiting(rabbit), dead_letters.count(rabbit)) == (2, 0)
-
-
-def consumers(app: LiapApp) -> int:
-    """How many workers consume the task queue."""
-    with app.connection_for_read() as connection, connection.channel() as channel:
-        return int(channel.queue_declare(DEFAULT_QUEUE, passive=True).consumer_count)

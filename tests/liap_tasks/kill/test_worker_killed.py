@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from liap_tasks import DeadLetterReason, LiapApp, dead_letters
@@ -18,10 +20,15 @@ WINDOW = CONCURRENCY * 4  # unacknowledged messages that a worker may hold (work
 KILLED_AFTER = (3, 60)  # tasks done by the first and second worker
 
 
+def task_queue(app: LiapApp) -> Any:
+    """What the broker says of the task queue: ``message_count`` and ``consumer_count``."""
+    with app.connection_for_read() as connection, connection.channel() as channel:
+        return channel.queue_declare(DEFAULT_QUEUE, passive=True)
+
+
 def waiting(app: LiapApp) -> int:
     """How many messages wait in the task queue."""
-    with app.connection_for_read() as connection, connection.channel() as channel:
-        return int(channel.queue_declare(DEFAULT_QUEUE, passive=True).message_count)
+    return int(task_queue(app).message_count)
 
 
 def finish(worker: LocalTestWorker) -> None:
