@@ -44,6 +44,7 @@ PREFETCH_MAX = 0xFFFF
 """What AMQP can say; a thousand coroutines times the multiplier stay below it."""
 
 FEW_IN_HAND = 1
+"""Messages behind the one that is looked at: an event that two queues have is two messages at once."""
 
 REFRESH_COMMAND = "refresh_subscribers"
 
